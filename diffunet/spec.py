@@ -180,6 +180,23 @@ class UNetConfig(Spec):
         return bad
 
 
+class ClassicUNetConfig(Spec):
+    """The segmentation U-Net of 2015 (1505.04597): one skip per level, ReLU, max-pool, no time.
+
+    `valid` convolutions lose a border of one at each, as in the paper (572 in, 388 out); `same` keep the size.
+    """
+
+    kind: Literal["classic"] = "classic"
+    dims: Literal[1, 2, 3] = 2
+    in_channels: int = Field(1, ge=1, le=4096)
+    out_channels: int = Field(2, ge=1, le=4096)
+    base_channels: int = Field(64, ge=1, le=16384)
+    levels: Annotated[int, Field(ge=1, le=12)] = 5
+    padding: Literal["valid", "same"] = "valid"
+
+
+NetworkConfig = Annotated[UNetConfig | ClassicUNetConfig, Field(discriminator="kind")]
+
 # --- the process -----------------------------------------------------------------------------------------------------
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -464,7 +481,9 @@ class RunConfig(Spec):
         if self.sample.guidance is not None and not self.model.null_class:
             bad.append("sample.guidance needs model.null_class = true")
         if self.model.out_channels != self.model.in_channels:
-            bad.append(f"model.out_channels = {self.model.out_channels} must equal in_channels = {self.model.in_channels}")
+            bad.append(
+                f"model.out_channels = {self.model.out_channels} must equal in_channels = {self.model.in_channels}"
+            )
         if self.model.cond_channels:
             bad.append("model.cond_channels needs image conditions, which no data set here provides; train from Python")
         if self.model.dims != 2 and self.data.name != "array":

@@ -1,0 +1,134 @@
+"""generate(): seeds, batches, a sampler, guidance and a callback, for any denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffunet.errors import ConfigError, NumericError
+from diffunet.guidance import ClassifierFree
+from diffunet.samplers import Noise, Sampler, build
+
+
+class Progress(NamedTuple):
+    """What `on_step` sees after each step: how many of how many are done, the time reached, x there, and x0."""
+
+    step: int
+    steps: int
+    t: float
+    x: Tensor
+    x0: Tensor
+    first: int  # index of the batch's first image
+
+
+def _shape(den: Any, n_or_shape: int | Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(n_or_shape, int):
+        return tuple(n_or_shape)
+    data = getattr(den, "data", None)
+    if data is None:
+        raise ConfigError("this denoiser does not know its data's shape: give the whole shape (N, C, *S), not only N")
+    return (n_or_shape, *data.shape)
+
+
+def _device(den: Any) -> torch.device:
+    parameters = getattr(den, "parameters", None)
+    first = next(parameters(), None) if parameters else None
+    return torch.device("cpu") if first is None else first.device
+
+
+def _labels(cond: dict[str, Any], n: int, device: torch.device) -> dict[str, Any]:
+    """Conditions as tensors of n rows; an integer class stands for n of it."""
+    labels = cond.get("class_labels")
+    if labels is None:
+        return cond
+    return cond | {"class_labels": torch.as_tensor(labels, device=device, dtype=torch.long).expand(n)}
+
+
+@torch.no_grad()
+def generate(
+    den: Any,
+    n_or_shape: int | Sequence[int],
+    sampler: Any = "ddim",
+    steps: int = 50,
+    spacing: str | None = None,
+    seed: int | Sequence[int] = 0,
+    guidance: float | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    *,
+    batch_size: int | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    noise: Tensor | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Sample N images.
+
+    Args:
+        den: a Denoiser, or anything called as den(x_t, t, **cond) -> x0 that has `.schedule`.
+        n_or_shape: N, or the whole shape (N, C, *S); S may be empty.
+        sampler: a name (`ddim`, `ddpm`, a diffusers class such as `UniPCMultistepScheduler`), a dict with `kind`, or
+            a Sampler.
+        steps: sampler steps.
+        spacing: leading, trailing, linspace, ...; None takes the schedule's own default.
+        seed: image i has seed `seed + i` and never depends on the batch; or one seed per image.
+        guidance: scale w of classifier-free guidance; 1 is the conditional model. Needs class_labels.
+        on_step: called after each step with a Progress; raise in it to stop.
+        batch_size: images at once; None takes all.
+        guidance_interval: (low, high); guidance acts for low < t <= high.
+        noise: unit noise (N, C, *S) to start from, in place of the seeds' (which still drive stochastic steps).
+        cond: class_labels (an int, or N of them), cond (N, C', *S), ...: passed to the denoiser in rows.
+
+    Returns:
+        (N, C, *S) float32 on the denoiser's device, not clipped beyond the denoiser's own threshold.
+
+    Raises:
+        ConfigError: unknown sampler or spacing, guidance without a null class, a shape that cannot be known.
+        NumericError: the denoiser produced values that are not finite.
+    """
+    shape, device, rule = _shape(den, n_or_shape), _device(den), build(sampler)
+    seeds = range(seed, seed + shape[0]) if isinstance(seed, int) else list(seed)
+    if len(seeds) != shape[0]:
+        raise ConfigError(f"{len(seeds)} seeds were given for {shape[0]} images")
+    cond, size = _labels(cond, shape[0], device), batch_size or shape[0]
+    guided = den if guidance is None else ClassifierFree(den, guidance, guidance_interval)
+    training = getattr(den, "training", False)
+    images = []
+    try:
+        if training:
+            den.eval()
+        for first in range(0, shape[0], max(size, 1)):
+            rows = slice(first, first + size)
+            part = {name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()}
+            source = Noise(seeds[rows])
+            start = source(shape[1:], device)
+            x = start if noise is None else noise[rows].to(device)
+            images.append(_run(guided, rule, x, steps, spacing, source, on_step, first, part))
+    finally:
+        if training:
+            den.train()
+    return torch.cat(images) if images else torch.empty(shape)
+
+
+def _run(
+    den: Any,
+    rule: Sampler,
+    noise: Tensor,
+    steps: int,
+    spacing: str | None,
+    source: Noise,
+    on_step: Callable[[Progress], None] | None,
+    first: int,
+    cond: dict[str, Any],
+) -> Tensor:
+    times, scale, history = rule.start(den.schedule, steps, spacing)
+    x = scale * noise
+    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        x, x0, history = rule.step(lambda x, t: den(x, t, **cond), den.schedule, x, t, s, source, history)
+        if on_step is not None:
+            on_step(Progress(i + 1, len(times) - 1, s, x, x0, first))
+    if not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x.reshape(len(x), -1))).any(dim=1).sum())
+        raise NumericError(f"{bad} of {len(x)} images are not finite; the weights or the input are broken")
+    return x

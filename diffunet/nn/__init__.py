@@ -1,0 +1,27 @@
+"""Networks and their parts. A new part is its class, its line in the table of its file, and its name in spec.py."""
+
+from diffunet.nn.attention import ATTENTIONS
+from diffunet.nn.blocks import BLOCKS
+from diffunet.nn.classic import ClassicUNet
+from diffunet.nn.embeddings import TIMES
+from diffunet.nn.resample import DOWNS, UPS
+from diffunet.nn.skips import SKIPS
+from diffunet.nn.unet import UNet
+from diffunet.table import Table
+from diffunet.zoo import PRESETS, presets
+
+NETWORKS: Table[type[UNet] | type[ClassicUNet]] = Table("network", {"unet": UNet, "classic": ClassicUNet})
+
+__all__ = [
+    "ATTENTIONS",
+    "BLOCKS",
+    "DOWNS",
+    "NETWORKS",
+    "PRESETS",
+    "SKIPS",
+    "TIMES",
+    "UPS",
+    "ClassicUNet",
+    "UNet",
+    "presets",
+]

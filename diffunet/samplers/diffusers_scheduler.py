@@ -1,0 +1,68 @@
+"""Adapter: any diffusers scheduler drives our denoiser.
+
+The scheduler is built from the run's own table of betas (several of diffusers' classes default to another one), its
+input is scaled by `scale_model_input` and its first noise by `init_noise_sigma`, which the unconditional pipelines
+leave out. Each call of `generate` gets a scheduler of its own: they keep state and are not safe to share.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from diffunet import compat
+from diffunet.errors import ConfigError
+from diffunet.samplers.base import Denoise, Noise, Sampler, Start, Step
+from diffunet.schedules import Discrete, Schedule
+from diffunet.spec import DiffusersSampler
+from diffunet.table import choose
+
+SPACED = ("leading", "trailing", "linspace")
+
+
+class DiffusersScheduler(Sampler):
+    """Runs the diffusers class named by the spec, e.g. `UniPCMultistepScheduler`, in its own default options.
+
+    Raises:
+        ConfigError: no such scheduler in diffusers, or a schedule that is not a discrete table.
+    """
+
+    def __init__(self, config: DiffusersSampler) -> None:
+        self.config = config
+        module = compat.diffusers()
+        # diffusers loads its classes lazily, so they are known by name only
+        names = [n for n in dir(module) if n.endswith("Scheduler") and not n.startswith(("Flax", "Scheduler"))]
+        self.scheduler_class = getattr(module, choose("diffusers scheduler", config.scheduler, names))
+
+    def start(self, schedule: Schedule, steps: int, spacing: str | None) -> Start:
+        if not isinstance(schedule, Discrete):
+            raise ConfigError(f"diffusers schedulers need a discrete schedule, not '{schedule.config.kind}'")
+        wanted = {
+            "num_train_timesteps": schedule.config.T,
+            "trained_betas": schedule.betas().float().numpy(),
+            "prediction_type": "epsilon",
+            "clip_sample": False,  # the denoiser's own clip is the only one
+            "timestep_spacing": choose("spacing", spacing or schedule.default_spacing, SPACED),
+        }
+        known = inspect.signature(self.scheduler_class.__init__).parameters
+        missing = [name for name in ("trained_betas", "prediction_type") if name not in known]
+        if missing:
+            raise ConfigError(f"{self.config.scheduler} takes no {' or '.join(missing)}: it cannot drive this model")
+        scheduler = self.scheduler_class(**{k: v for k, v in wanted.items() if k in known})
+        scheduler.set_timesteps(steps)
+        k = [float(v) for v in scheduler.timesteps]
+        times = [(v + 1) / schedule.config.T for v in k] + [0.0]
+        return Start(times, float(scheduler.init_noise_sigma), (scheduler, list(scheduler.timesteps)))
+
+    def step(
+        self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: float, s: float, noise: Noise, history: Any = None
+    ) -> Step:
+        scheduler, (k, *rest) = history
+        x_in = scheduler.scale_model_input(x_t, k)
+        x0 = denoise(x_in, t)
+        eps = (x_in - schedule.alpha(t) * x0) / schedule.sigma(t)
+        stochastic = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": noise.generators} if stochastic else {}
+        return Step(scheduler.step(eps, k, x_t, **options).prev_sample, x0, (scheduler, rest))

@@ -1,0 +1,61 @@
+"""Writing files so that a crash, a full disk or a power cut leaves the old or the new one, never half of either."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from diffunet.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(error: OSError, path: Path, need: int) -> StorageError:
+    """Say what a failed write means, with the bytes needed and free."""
+    if error.errno in _FULL:
+        free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
+        return StorageError(
+            f"cannot write {path}: need {need:,} bytes, free {free:,} bytes ({error.strerror}); "
+            "what was written before is untouched; free some space and run the same command again"
+        )
+    return StorageError(f"cannot write {path}: {error.strerror or error}; check the folder and its permissions")
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durable(path: Path, data: bytes) -> None:
+    """Write and fsync one file in place; for files inside a folder that is not visible yet."""
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise storage_error(error, path, len(data)) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace one file: temporary name, fsync, rename, fsync of the folder.
+
+    Raises:
+        StorageError: full disk (with bytes needed and free), no permission, I/O error; the old file is untouched.
+    """
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durable(temporary, data)
+        os.rename(temporary, path)
+        fsync_dir(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, len(data)) from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""One self-describing safetensors file: the weights, and in its metadata all that is needed to use them.
+
+The metadata holds one JSON object under the key `diffunet` (format, network, schedule, prediction, clip, data, and
+whatever the writer adds) and under `sha256` the digest of that text and of every tensor, so that a flipped bit is seen.
+A file is read into memory and its header is checked before anything is parsed; nothing here can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from diffunet import nn as networks
+from diffunet import spec
+from diffunet.denoiser import Denoiser
+from diffunet.errors import CheckpointError, ConfigError, UnsafeError
+from diffunet.schedules import SCHEDULES
+from diffunet.storage import write_file
+
+FORMAT = 1
+MAX_HEADER = 16 * 2**20
+MAX_TENSORS = 20_000
+_PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+
+def digest(description: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the description and every tensor's name, type, shape and bytes."""
+    total = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+def check_header(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse a safetensors header within limits.
+
+    Raises:
+        UnsafeError: the file is a pickle or archive, or its header is too large or not JSON.
+        CheckpointError: the file is too short.
+    """
+    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or path.suffix in _PICKLE_SUFFIXES:
+        raise UnsafeError(
+            f"{path} is a pickle or zip file, which can run code and is not loaded; weights are .safetensors"
+        )
+    if len(data) < 8:
+        raise CheckpointError(f"{path} is damaged: {len(data)} bytes are too few for a safetensors file")
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > MAX_HEADER:
+        raise UnsafeError(f"{path} claims a header of {size} bytes (limit {MAX_HEADER}); it is not loaded")
+    if len(data) < 8 + size:
+        raise CheckpointError(f"{path} is damaged: it ends inside its header (truncated?)")
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path} is damaged: its header is not JSON") from None
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise UnsafeError(f"{path} is refused: its header is not a table of at most {MAX_TENSORS} tensors")
+    return header
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, read into memory first (a file that shrinks cannot kill us).
+
+    Raises:
+        CheckpointError: missing, truncated or damaged.
+        UnsafeError: a pickle, or a header beyond the limits.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    metadata = check_header(data, path).get("__metadata__", {})
+    try:
+        return safetensors.torch.load(data), metadata if isinstance(metadata, dict) else {}
+    except Exception as error:  # safetensors' Rust errors share no base class
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def describe(den: Denoiser) -> dict[str, Any]:
+    """What a file must say of a denoiser to rebuild it."""
+    return {
+        "format": FORMAT,
+        "network": den.network.config.model_dump(mode="json"),
+        "schedule": den.schedule.config.model_dump(mode="json"),
+        "prediction": den.prediction,
+        "clip": den.clip,
+        "data": den.data.model_dump(mode="json") if den.data else None,
+    }
+
+
+def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
+    """Write a denoiser to one file, complete or not at all.
+
+    Args:
+        den: a Denoiser around a diffunet network.
+        path: a name ending in .safetensors.
+        extra: JSON values that stand beside the description (for example step=1000).
+
+    Raises:
+        ConfigError: another suffix.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"weights are written as .safetensors, not '{path.name}'")
+    description = json.dumps(describe(den) | extra, sort_keys=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in den.network.state_dict().items()}
+    metadata = {"diffunet": description, "sha256": digest(description, tensors)}
+    write_file(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+    """Open weights, or the weights of a run folder, as a denoiser in eval mode.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by diffunet.
+        UnsafeError: a pickle or another unsafe file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "weights.safetensors").exists():
+            raise CheckpointError(f"{path} holds no weights.safetensors; train a run there or name a weights file")
+        path = path / "weights.safetensors"
+    tensors, metadata = read_tensors(path)
+    description = metadata.get("diffunet")
+    if description is None:
+        raise CheckpointError(f"{path} was not written by diffunet: its metadata has no 'diffunet' entry")
+    if metadata.get("sha256") != digest(description, tensors):
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; copy or make it again")
+    return build(json.loads(description), tensors, path).to(device).eval()
+
+
+def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Denoiser:
+    """The denoiser that a description and its tensors make."""
+    if description.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {description.get('format')}; this diffunet reads {FORMAT}")
+    try:
+        config = TypeAdapter(spec.NetworkConfig).validate_python(description["network"])
+        schedule = spec.schedule_config(description["schedule"])
+        data = spec.DataInfo(**description["data"]) if description["data"] else None
+        clip = tuple(description["clip"]) if description["clip"] else None
+        with torch.device("meta"):
+            network: nn.Module = networks.NETWORKS.build(config)
+        den = Denoiser(network, SCHEDULES.build(schedule), description["prediction"], clip, data)
+    except (ValidationError, KeyError, TypeError, ConfigError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} describes a network that this diffunet cannot build: {first}") from None
+    load_exactly(network, tensors, path)
+    return den
+
+
+def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put tensors in a network whose names and shapes must be the same.
+
+    Raises:
+        CheckpointError: they differ; the message shows the first five differences.
+    """
+    wanted = network.state_dict()
+    wrong = [f"{n}: missing" for n in wanted if n not in tensors]
+    wrong += [f"{n}: not in this network" for n in tensors if n not in wanted]
+    wrong += [
+        f"{n}: {tuple(tensors[n].shape)} where {tuple(v.shape)} is expected"
+        for n, v in wanted.items()
+        if n in tensors and tensors[n].shape != v.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the network ({len(wrong)} differences): {'; '.join(wrong[:5])}")
+    network.load_state_dict(tensors, assign=any(v.is_meta for v in wanted.values()))
+    for buffer_owner in network.modules():
+        rebuild = getattr(buffer_owner, "reset_buffers", None)
+        if rebuild:
+            rebuild()
