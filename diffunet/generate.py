@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -124,7 +125,7 @@ def _run(
 ) -> Tensor:
     times, scale, history = rule.start(den.schedule, steps, spacing)
     x = scale * noise
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, s) in enumerate(pairwise(times)):
         x, x0, history = rule.step(lambda x, t: den(x, t, **cond), den.schedule, x, t, s, source, history)
         if on_step is not None:
             on_step(Progress(i + 1, len(times) - 1, s, x, x0, first))

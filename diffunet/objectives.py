@@ -42,8 +42,7 @@ class Objective:
     """
 
     def __init__(self, weight: Any = "simple", **options: Any) -> None:
-        config = {"kind": weight, **options} if isinstance(weight, str) else weight
-        self.weight = WEIGHTS.build(spec.ObjectiveConfig(weight=config).weight)
+        self.weight = WEIGHTS.build(spec.weight_config({"kind": weight, **options} if options else weight))
 
     def times(self, den: Denoiser, u: Tensor) -> Tensor:
         """Times (B,) in float64 for uniform draws u (B,) in [0, 1)."""

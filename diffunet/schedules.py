@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -106,8 +106,8 @@ class Schedule:
 
     def _like(self, which: int, t: Time) -> Time:
         if isinstance(t, Tensor):
-            return cast(Time, self.alpha_sigma(t)[which].to(t.dtype if t.is_floating_point() else torch.float32))
-        return cast(Time, float(self.alpha_sigma(torch.tensor(t, dtype=torch.float64))[which]))
+            return self.alpha_sigma(t)[which].to(t.dtype if t.is_floating_point() else torch.float32)
+        return float(self.alpha_sigma(torch.tensor(t, dtype=torch.float64))[which])
 
 
 class Discrete(Schedule):
@@ -185,7 +185,7 @@ class Cosine(Discrete):
 
 
 class Sigmoid(Discrete):
-    """alpha^2(t) = (S(end) - S(start + t (end - start))) / (S(end) - S(start)), S(x) = sigmoid(x / tau) (2212.11972)."""
+    """alpha^2 = (S(end) - S(start + t (end - start))) / (S(end) - S(start)), S(x) = sigmoid(x / tau) (2212.11972)."""
 
     def alphas_bar(self) -> Tensor:
         c = self.config

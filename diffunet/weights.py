@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -37,7 +37,7 @@ def digest(description: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 
@@ -92,7 +92,7 @@ def describe(den: Denoiser) -> dict[str, Any]:
     """What a file must say of a denoiser to rebuild it."""
     return {
         "format": FORMAT,
-        "network": den.network.config.model_dump(mode="json"),
+        "network": cast(Any, den.network.config).model_dump(mode="json"),
         "schedule": den.schedule.config.model_dump(mode="json"),
         "prediction": den.prediction,
         "clip": den.clip,

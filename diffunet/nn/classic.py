@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffunet.nn.layers import conv
-from diffunet.nn.resample import pad_to_even
+from diffunet.nn.resample import crop_like, pad_to_even
 from diffunet.spec import ClassicUNetConfig
 from diffunet.zoo import preset
 
@@ -69,8 +69,8 @@ class ClassicUNet(nn.Module):
         skips.pop()
         for lift, stage in zip(self.lift, self.up, strict=True):
             x, skip = lift(x), skips.pop()
-            sides = torch.Size(min(a, b) for a, b in zip(x.shape[2:], skip.shape[2:], strict=True))
-            x = stage(torch.cat([crop_centre(skip, sides), x[(..., *(slice(0, s) for s in sides))]], dim=1))
+            x = crop_like(x, skip)  # same padding, odd side: one row too many
+            x = stage(torch.cat([crop_centre(skip, x.shape[2:]), x], dim=1))
         return self.head(x)
 
     @property

@@ -31,9 +31,8 @@ class Sinusoidal(nn.Module):
         self.frequencies: Tensor
         self.reset_buffers()
         self.cosine_first = config.order == "cos_sin"
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, self.out_channels), nn.SiLU(), nn.Linear(self.out_channels, self.out_channels)
-        )
+        self.mlp_in = nn.Linear(channels, self.out_channels)
+        self.mlp_out = nn.Linear(self.out_channels, self.out_channels)
 
     def reset_buffers(self) -> None:
         """Compute the frequencies; again after a network that was made on the meta device got its weights."""
@@ -46,7 +45,7 @@ class Sinusoidal(nn.Module):
         angles = t.float()[:, None] * self.frequencies[None]
         waves = [angles.cos(), angles.sin()] if self.cosine_first else [angles.sin(), angles.cos()]
         features = F.pad(torch.cat(waves, dim=1), (0, self.channels % 2))
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp_out(F.silu(self.mlp_in(features.to(self.mlp_in.weight.dtype))))
 
 
 class Conditioning(nn.Module):

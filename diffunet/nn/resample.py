@@ -17,9 +17,9 @@ def pad_to_even(x: Tensor) -> Tensor:
 
 
 def crop_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Cut the sides of x (B, C, *S) to those of `reference`."""
+    """Cut the far end of each side of x (B, C, *S) that is longer than in `reference`."""
     for dim, side in enumerate(reference.shape[2:], start=2):
-        x = x.narrow(dim, 0, side)
+        x = x.narrow(dim, 0, min(side, x.shape[dim]))
     return x
 
 

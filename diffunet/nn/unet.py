@@ -8,7 +8,8 @@ diffusers share.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ class UpStep(Timed):
     def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
         """Join x (B, C, *S) with skip (B, C', *S), told by embedding (B, E)."""
         return self.body(self.skip(x, skip), embedding)
+
+
+class Level(nn.Module):
+    """The blocks of one level, and the operator that leaves it."""
+
+    def __init__(self, blocks: list[nn.Module], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks, self.resample = nn.ModuleList(blocks), resample
 
 
 class Builder:
@@ -77,28 +86,21 @@ class UNet(nn.Module):
         self.conditioning = Conditioning(config)
         build = Builder(config, self.conditioning.out_channels)
         self.stem = conv(config.dims, config.in_channels + config.cond_channels, config.base_channels)
-        width, skips = config.base_channels, [config.base_channels]
-        self.down = nn.ModuleList()
+        width, skips, last = config.base_channels, [config.base_channels], len(widths) - 1
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (out, depth) in enumerate(zip(widths, depths, strict=True)):
-            stage = nn.Module()
-            stage.blocks = nn.ModuleList()
-            for _ in range(depth):
-                stage.blocks.append(build.body(level, width, out))
-                skips.append(width := out)
-            last = level == len(widths) - 1
-            stage.resample = None if last else DOWNS.build(config.down, config, width)
-            skips += [] if last else [width]
-            self.down.append(stage)
+            blocks: list[nn.Module] = [build.body(level, i, out) for i in (width, *[out] * (depth - 1))]
+            self.down.append(Level(blocks, DOWNS.build(config.down, config, out) if level < last else None))
+            width = out
+            skips += [out] * (depth + (level < last))
         self.mid = build.mid(width)
-        self.up = nn.ModuleList()
-        for level, (out, depth) in reversed(list(enumerate(zip(widths, depths, strict=True)))):
-            stage = nn.Module()
-            stage.blocks = nn.ModuleList()
-            for _ in range(depth + 1):
+        for level in range(last, -1, -1):
+            blocks = []
+            for _ in range(depths[level] + 1):
                 join = SKIPS.build(config.skip, width, skips.pop())
-                stage.blocks.append(UpStep(join, build.body(level, join.out_channels, width := out)))
-            stage.resample = None if level == 0 else UPS.build(config.up, config, width)
-            self.up.append(stage)
+                width = widths[level]
+                blocks.append(UpStep(join, build.body(level, join.out_channels, width)))
+            self.up.append(Level(blocks, UPS.build(config.up, config, width) if level else None))
         self.norm = GroupNorm(config.block.groups, width, config.block.eps)
         self.head = conv(config.dims, width, config.out_channels)
         if config.block.zero_init:
@@ -123,13 +125,13 @@ class UNet(nn.Module):
         embedding = self.conditioning(t, class_labels)
         x = self.stem(x if cond is None else torch.cat([x, cond], dim=1))
         skips = [x]
-        for level, stage in enumerate(self.down):
+        for level, stage in enumerate(cast(Iterable[Level], self.down)):
             for block in stage.blocks:
                 skips.append(x := self._run(level, block, x, embedding))
             if stage.resample is not None:
                 skips.append(x := stage.resample(x))
         x = self._run(len(self.down) - 1, self.mid, x, embedding)
-        for level, stage in zip(range(len(self.up) - 1, -1, -1), self.up, strict=True):
+        for level, stage in zip(range(len(self.up) - 1, -1, -1), cast(Iterable[Level], self.up), strict=True):
             for block in stage.blocks:
                 skip = skips.pop()
                 x = self._run(level, block, crop_like(x, skip), skip, embedding)

@@ -1,0 +1,33 @@
+"""What every section is made of: a frozen, strict model, and a few shared types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic_core import PydanticCustomError
+
+
+class Spec(BaseModel):
+    """A frozen section: unknown keys, numbers in quotes, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def named(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def contradictions(messages: list[str]) -> None:
+    """Raise all the contradictions of one section as one error."""
+    if messages:
+        raise PydanticCustomError("contradiction", "{text}", {"text": "; ".join(messages)})
+
+
+ByName = BeforeValidator(named)
+Ints = Annotated[tuple[int, ...], Strict(False)]
+Floats = Annotated[tuple[float, ...], Strict(False)]
+Strings = Annotated[tuple[str, ...], Strict(False)]
+Pair = Annotated[tuple[float, float], Strict(False)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Whole = Annotated[int, Field(ge=0, le=2**40)]

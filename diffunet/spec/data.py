@@ -1,0 +1,53 @@
+"""Where images come from, and what the weights remember of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from diffunet.spec.base import Count, Ints, Pair, Spec, Strings, Whole, contradictions
+
+
+class DataInfo(Spec):
+    """What the weights file remembers of the data: how to shape, scale and label what the network makes."""
+
+    shape: Ints = Field(description="channels, then sides")
+    classes: Strings | None = None
+    class_counts: Ints | None = Field(None, description="images of each class in the training split")
+
+
+class DataConfig(Spec):
+    """Where the images are and how they become arrays in [-1, 1]."""
+
+    name: Literal["digits", "folder", "array", "fashion_mnist", "mnist", "cifar10"] = "digits"
+    path: str | None = None
+    size: int | Ints | None = Field(None, description="side, or (height, width); images are resized, then cropped")
+    channels: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="1 greyscale, 3 RGB; arrays any")
+    background: Ints = Field((255, 255, 255), description="colour that transparent pixels are laid on")
+    value_range: Pair | None = Field(None, description="values that become -1 and 1; needed for float data")
+    layout: Literal["nl", "nlc", "ncl", "nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw"] | None = Field(
+        None, description="axes of an array; nl, nhw, nhwc or ncdhw by their number if unset"
+    )
+    flip: bool = Field(False, description="mirror half of the training images left to right")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share never trained on, where the data has no test split")
+    bad_files: Literal["skip", "fail"] = "skip"
+    bad_files_cap: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run stops")
+    max_pixels: Count = Field(64_000_000, description="an image with more is refused before it is decoded")
+    download: bool = Field(False, description="let torchvision fetch a data set that is not at path")
+    seed: Whole = Field(0, description="seed of the split")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        sizes = (self.size,) if isinstance(self.size, int) else self.size or ()
+        bad = [f"size must be 1 to 65536, not {s}" for s in sizes if not 1 <= s <= 65536]
+        if isinstance(self.size, tuple) and len(self.size) != 2:
+            bad.append(f"size must be a side or [height, width], not {list(self.size)}")
+        if self.name != "digits" and self.path is None:
+            bad.append(f"data '{self.name}' needs data.path")
+        if len(self.background) != 3 or any(not 0 <= c <= 255 for c in self.background):
+            bad.append(f"background must be three numbers 0 to 255, not {list(self.background)}")
+        if self.value_range and self.value_range[0] >= self.value_range[1]:
+            bad.append(f"value_range = {list(self.value_range)} must be [low, high]")
+        contradictions(bad)
+        return self

@@ -1,0 +1,111 @@
+"""Training, sampling, evaluation, and the whole of one config file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
+from diffunet.spec.data import DataConfig
+from diffunet.spec.network import UNetConfig
+from diffunet.spec.process import DDIMSampler, ObjectiveConfig, ProcessConfig, SamplerConfig, SpacingName
+
+
+class TrainConfig(Spec):
+    """The loop. `batch_size` is the images of one optimizer step over all ranks and micro-steps."""
+
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=1, le=2**24)] = 64
+    accumulation: Annotated[int, Field(ge=1, le=2**20)] = Field(1, description="micro-steps of one optimizer step")
+    learning_rate: float = Field(2e-4, gt=0, le=10)
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: Whole = 100
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    betas: Pair = (0.9, 0.999)
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    seed: Whole = 0
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="CPU threads; kept on resume")
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    compile: bool = False
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Annotated[int, Field(ge=2, le=1_000_000)] = 2
+    preview_every: Count = 1000
+    held_out_every: Count = 1000
+    held_out_images: Count = 256
+    nonfinite_limit: Count = Field(20, description="skipped steps in a row after which the run stops")
+    trackers: Strings = Field((), description="accelerate trackers: tensorboard, wandb, trackio, ...")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        bad = []
+        if self.batch_size % self.accumulation:
+            bad.append(f"batch_size = {self.batch_size} is not divisible by accumulation = {self.accumulation}")
+        bad += [f"betas must lie in [0, 1), not {b}" for b in self.betas if not 0 <= b < 1]
+        contradictions(bad)
+        return self
+
+
+class EMAConfig(Spec):
+    """Average of the weights; step n uses min(decay, (1 + n) / (10 + n)) so that early averages are not noise."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+
+
+class SampleConfig(Spec):
+    """What `diffunet sample`, previews and `diffunet evaluate` do where no flag says otherwise."""
+
+    sampler: SamplerConfig = DDIMSampler()
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    spacing: SpacingName | None = None
+    guidance: float | None = Field(None, description="1 is the conditional model")
+    batch_size: Count = 64
+    preview_images: Count = 64
+
+
+class EvaluateConfig(Spec):
+    """`diffunet evaluate`: on which features, how many images."""
+
+    extractor: Literal["auto", "classifier", "random_conv", "inception"] = "auto"
+    n: Annotated[int, Field(ge=2)] | None = Field(None, description="images on each side; all held-out ones if unset")
+    seed: Whole = 0
+
+
+class RunSection(Spec):
+    """Name and kind of the run."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    task: Literal["diffusion"] = "diffusion"
+
+
+class RunConfig(Spec):
+    """One config file, resolved."""
+
+    run: RunSection = RunSection()
+    model: UNetConfig = UNetConfig()
+    process: ProcessConfig = ProcessConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    ema: EMAConfig = EMAConfig()
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        bad = []
+        if self.objective.class_dropout > 0 and not self.model.null_class:
+            bad.append("objective.class_dropout needs model.null_class = true")
+        if self.sample.guidance is not None and not self.model.null_class:
+            bad.append("sample.guidance needs model.null_class = true")
+        if self.model.out_channels != self.model.in_channels:
+            bad.append(
+                f"model.out_channels = {self.model.out_channels} must equal in_channels = {self.model.in_channels}"
+            )
+        if self.model.cond_channels:
+            bad.append("model.cond_channels needs image conditions, which no data set here provides; train from Python")
+        if self.model.dims != 2 and self.data.name != "array":
+            bad.append(f"model.dims = {self.model.dims} needs data.name = 'array', not '{self.data.name}'")
+        contradictions(bad)
+        return self
