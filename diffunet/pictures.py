@@ -1,0 +1,72 @@
+"""From samples in [-1, 1] to pictures: uint8 arrays, grids, PNG and GIF files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diffunet.errors import ConfigError
+from diffunet.storage import write_file
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Values of (N, C, *S) in [-1, 1] as (N, *S, C) uint8; -1 is 0 and 1 is 255."""
+    levels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    return np.ascontiguousarray(np.moveaxis(levels, 1, -1))
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """A Pillow image of (H, W, C) uint8.
+
+    Raises:
+        ConfigError: a number of channels that no picture has.
+    """
+    channels = image.shape[-1]
+    if image.ndim != 3 or channels not in MODES:
+        raise ConfigError(f"an array of shape {image.shape} is no picture (1, 3 or 4 channels); write .npz instead")
+    return Image.fromarray(image[..., 0] if channels == 1 else image, MODES[channels])
+
+
+def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Lay (N, C, H, W) in [-1, 1] out as one (H', W', C) uint8 picture, row by row; small images are enlarged."""
+    tiles = to_uint8(images)
+    n, height, width, channels = tiles.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = tile
+    scale = max(1, min(8, 256 // max(sheet.shape[:2])))
+    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def png(image: np.ndarray) -> bytes:
+    """(H, W, C) uint8 as PNG bytes."""
+    buffer = io.BytesIO()
+    picture(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Write (H, W, C) uint8 as one PNG file, complete or not at all."""
+    write_file(path, png(image))
+
+
+def save_gif(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80) -> None:
+    """Write frames (H, W, C) uint8 as an endless GIF that rests on its last frame."""
+    pictures = [picture(frame) for frame in frames]
+    buffer = io.BytesIO()
+    durations = [milliseconds] * (len(pictures) - 1) + [1500]
+    pictures[0].save(
+        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=2
+    )
+    write_file(path, buffer.getvalue())

@@ -1,0 +1,109 @@
+"""All that a run is between two steps, and how it becomes the files of a checkpoint and back.
+
+No random state is in it (see indexstream), and nothing that needs pickle: tensors are safetensors, numbers are JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from diffunet.errors import CheckpointError
+from diffunet.training.checkpoint import Checkpoint
+from diffunet.training.ema import EMA
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Counters:
+    """Numbers that go with the tensors.
+
+    step counts passes of the loop, skipped those whose gradient was not finite; precision and threads are those the
+    run began with, since other ones would give other bits.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    precision: str = "no"
+    threads: int = 1
+    world: int = 1
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights; the learning rate and the EMA follow these."""
+        return self.step - self.skipped
+
+
+def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+
+
+def to_files(
+    network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, scaler: Any, counters: Counters
+) -> dict[str, bytes]:
+    """The content of a checkpoint: name -> bytes."""
+    moments = {
+        f"{name}.{moment}": optimizer.state[parameter][moment]
+        for name, parameter in network.named_parameters()
+        for moment in MOMENTS
+        if parameter in optimizer.state
+    }
+    numbers = {"counters": asdict(counters), "scaler": scaler.state_dict() if scaler is not None else None}
+    return {
+        "network.safetensors": _pack(network.state_dict()),
+        "ema.safetensors": _pack(ema.network.state_dict()),
+        "optimizer.safetensors": _pack(moments),
+        "state.json": json.dumps(numbers, sort_keys=True).encode(),
+    }
+
+
+def counters_of(checkpoint: Checkpoint) -> Counters:
+    """The numbers of a checkpoint.
+
+    Raises:
+        CheckpointError: it was written by another version.
+    """
+    stored = json.loads(checkpoint.files["state.json"])["counters"]
+    if set(stored) != {field.name for field in fields(Counters)}:
+        raise CheckpointError(f"{checkpoint.path} was written by another version of diffunet; its state cannot be read")
+    return Counters(**stored)
+
+
+def _fit(network: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        wrong = [line.strip() for line in str(error).splitlines()[1:6]]
+        raise CheckpointError(f"{checkpoint.path} does not fit the network: {'; '.join(wrong)}") from None
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, scaler: Any
+) -> None:
+    """Put a verified checkpoint into a freshly made network, EMA, optimizer and scaler.
+
+    Raises:
+        CheckpointError: it belongs to another network.
+    """
+    _fit(network, safetensors.torch.load(checkpoint.files["network.safetensors"]), checkpoint)
+    _fit(ema.network, safetensors.torch.load(checkpoint.files["ema.safetensors"]), checkpoint)
+    moments = safetensors.torch.load(checkpoint.files["optimizer.safetensors"])
+    updates = torch.tensor(float(counters_of(checkpoint).updates))
+    for name, parameter in network.named_parameters():
+        if f"{name}.{MOMENTS[0]}" not in moments:
+            continue
+        # fused AdamW keeps its step count beside the parameter, on the parameter's device
+        stored: dict[str, Tensor] = {"step": updates.to(parameter.device, copy=True)}
+        stored |= {moment: moments[f"{name}.{moment}"].to(parameter.device) for moment in MOMENTS}
+        optimizer.state[parameter] = stored
+    stored_scaler = json.loads(checkpoint.files["state.json"])["scaler"]
+    if scaler is not None and stored_scaler is not None:
+        scaler.load_state_dict(stored_scaler)
