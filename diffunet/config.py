@@ -106,7 +106,9 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        same = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        same = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
         merged[key] = merge(typing.cast(dict[str, Any], old), value) if same else value
     return merged
 
@@ -191,8 +193,14 @@ def _explain(detail: ErrorDetails, table: dict[str, Any]) -> str:
     if kind == "extra_forbidden":
         siblings = [k for k in keys() if k.rpartition(".")[0] == ".".join(path[:-1])]
         near = get_close_matches(path[-1], [k.rpartition(".")[2] for k in siblings], n=1)
-        near = near or get_close_matches(path[-1], [k for k in keys() if k.endswith(f".{path[-1]}")] or keys(), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(k.rpartition('.')[2] for k in siblings)}"
+        near = near or get_close_matches(
+            path[-1], [k for k in keys() if k.endswith(f".{path[-1]}")] or keys(), n=1, cutoff=0.5
+        )
+        hint = (
+            f"; did you mean '{near[0]}'?"
+            if near
+            else f"; known keys: {', '.join(k.rpartition('.')[2] for k in siblings)}"
+        )
         return f"unknown key '{key}'{hint}"
     if kind == "contradiction":
         return f"{key}: {detail['msg']}" if key else detail["msg"]
@@ -205,7 +213,11 @@ def _explain(detail: ErrorDetails, table: dict[str, Any]) -> str:
         chosen = value.get("kind") if isinstance(value, dict) else value
         choices = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
         close = get_close_matches(str(chosen), choices, n=1)
-        return f"{key} = {chosen!r}: " + (f"did you mean '{close[0]}'? " if close else "") + f"one of: {', '.join(choices)}"
+        return (
+            f"{key} = {chosen!r}: "
+            + (f"did you mean '{close[0]}'? " if close else "")
+            + f"one of: {', '.join(choices)}"
+        )
     return f"{key} = {json.dumps(value, default=str)[:60]}: {message}"
 
 
@@ -226,7 +238,7 @@ def _without(table: dict[str, Any], details: list[ErrorDetails]) -> dict[str, An
             owner = copy
             for part in path[:-2]:
                 owner = owner.get(part, {}) if isinstance(owner, dict) else {}
-            removed = isinstance(owner, dict) and owner.pop(path[-2], None) is not None or removed
+            removed = (isinstance(owner, dict) and owner.pop(path[-2], None) is not None) or removed
     return copy if removed else None
 
 

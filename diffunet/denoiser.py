@@ -52,6 +52,11 @@ class Denoiser(nn.Module):
         """The class label that means 'no class', or None."""
         return getattr(self.network, "null_label", None)
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the network, or None."""
+        return getattr(getattr(self.network, "config", None), "num_classes", None)
+
     def levels(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t (B,) in float64, and alpha, sigma shaped to multiply `like` (B, C, *S)."""
         t = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape[0])

@@ -45,7 +45,10 @@ def _labels(cond: dict[str, Any], n: int, device: torch.device) -> dict[str, Any
     labels = cond.get("class_labels")
     if labels is None:
         return cond
-    return cond | {"class_labels": torch.as_tensor(labels, device=device, dtype=torch.long).expand(n)}
+    labels = torch.as_tensor(labels, device=device, dtype=torch.long)
+    if labels.shape not in {(), (1,), (n,)}:
+        raise ConfigError(f"{tuple(labels.shape)} class labels were given for {n} images: give one, or one per image")
+    return cond | {"class_labels": labels.expand(n)}
 
 
 @torch.no_grad()
@@ -85,13 +88,16 @@ def generate(
         (N, C, *S) float32 on the denoiser's device, not clipped beyond the denoiser's own threshold.
 
     Raises:
-        ConfigError: unknown sampler or spacing, guidance without a null class, a shape that cannot be known.
+        ConfigError: unknown sampler or spacing, guidance without a null class, a shape that cannot be known, or
+            labels, seeds or noise that do not fit it.
         NumericError: the denoiser produced values that are not finite.
     """
     shape, device, rule = _shape(den, n_or_shape), _device(den), build(sampler)
     seeds = range(seed, seed + shape[0]) if isinstance(seed, int) else list(seed)
     if len(seeds) != shape[0]:
         raise ConfigError(f"{len(seeds)} seeds were given for {shape[0]} images")
+    if noise is not None and noise.shape != shape:
+        raise ConfigError(f"noise of shape {tuple(noise.shape)} was given for images of shape {shape}")
     cond, size = _labels(cond, shape[0], device), batch_size or shape[0]
     guided = den if guidance is None else ClassifierFree(den, guidance, guidance_interval)
     training = getattr(den, "training", False)

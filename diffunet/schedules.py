@@ -96,9 +96,11 @@ class Schedule:
         """Times that `steps` sampler steps visit, from noise to clean: (steps + 1,) float64, falling, the last 0.
 
         Raises:
-            ConfigError: unknown spacing, or more steps than a discrete table has.
+            ConfigError: unknown spacing, no steps, or more steps than a discrete table has.
         """
         spacing = choose("spacing", spacing or self.default_spacing, self.spacings)
+        if steps < 1:
+            raise ConfigError(f"steps = {steps} but a sampler makes at least 1")
         return torch.cat([self._visited(steps, spacing), torch.zeros(1, dtype=torch.float64)])
 
     def _visited(self, steps: int, spacing: str) -> Tensor:
@@ -148,7 +150,7 @@ class Discrete(Schedule):
 
     def _visited(self, steps: int, spacing: str) -> Tensor:
         T = self.config.T
-        if not 1 <= steps <= T:
+        if steps > T:
             raise ConfigError(f"steps = {steps} but a {self.config.kind} schedule has 1 to {T}")
         k = {
             "leading": lambda: torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps),

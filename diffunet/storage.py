@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -58,4 +59,5 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         raise storage_error(error, path, len(data)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written there is nothing to remove
+            temporary.unlink()

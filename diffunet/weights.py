@@ -28,6 +28,8 @@ from diffunet.storage import write_file
 FORMAT = 1
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
+MAX_VALUES = 20 * MAX_TENSORS
+_PICKLE_MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -41,14 +43,23 @@ def digest(description: str, tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are not repeated: readers disagree on which of two would count."""
+    if len(table := dict(pairs)) != len(pairs):
+        raise ValueError("repeated key")
+    return table
+
+
 def check_header(data: bytes, path: Path) -> dict[str, Any]:
     """Parse a safetensors header within limits.
 
     Raises:
-        UnsafeError: the file is a pickle or archive, or its header is too large or not JSON.
-        CheckpointError: the file is too short.
+        UnsafeError: the file is a pickle or archive, or its header is too large.
+        CheckpointError: the file is too short, or its header is not JSON or repeats a key.
     """
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or path.suffix in _PICKLE_SUFFIXES:
+    # a header within the limit leaves bytes 3 to 7 of its size zero, so that one of 640 bytes is no pickle
+    pickled = data.startswith(_PICKLE_MAGIC) and data[3:8] != bytes(5)
+    if pickled or path.suffix in _PICKLE_SUFFIXES:
         raise UnsafeError(
             f"{path} is a pickle or zip file, which can run code and is not loaded; weights are .safetensors"
         )
@@ -59,10 +70,13 @@ def check_header(data: bytes, path: Path) -> dict[str, Any]:
         raise UnsafeError(f"{path} claims a header of {size} bytes (limit {MAX_HEADER}); it is not loaded")
     if len(data) < 8 + size:
         raise CheckpointError(f"{path} is damaged: it ends inside its header (truncated?)")
+    text = data[8 : 8 + size]
+    if text.count(b",") > MAX_VALUES:  # counted before parsing, which would take seconds and gigabytes
+        raise UnsafeError(f"{path} is refused: its header holds more than {MAX_VALUES} values")
     try:
-        header = json.loads(data[8 : 8 + size])
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} is damaged: its header is not JSON") from None
+        raise CheckpointError(f"{path} is damaged: its header is not JSON with unique keys") from None
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise UnsafeError(f"{path} is refused: its header is not a table of at most {MAX_TENSORS} tensors")
     return header
@@ -139,7 +153,13 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
         raise CheckpointError(f"{path} was not written by diffunet: its metadata has no 'diffunet' entry")
     if metadata.get("sha256") != digest(description, tensors):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; copy or make it again")
-    return build(json.loads(description), tensors, path).to(device).eval()
+    try:
+        described = json.loads(description)
+    except (ValueError, RecursionError):
+        described = None
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{path} is damaged: its description is not a JSON object")
+    return build(described, tensors, path).to(device).eval()
 
 
 def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Denoiser:
@@ -162,7 +182,7 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -
 
 
 def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put tensors in a network whose names and shapes must be the same.
+    """Put tensors in a network whose names, shapes and kinds of number must be the same.
 
     Raises:
         CheckpointError: they differ; the message shows the first five differences.
@@ -174,6 +194,11 @@ def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
         f"{n}: {tuple(tensors[n].shape)} where {tuple(v.shape)} is expected"
         for n, v in wanted.items()
         if n in tensors and tensors[n].shape != v.shape
+    ]
+    wrong += [
+        f"{n}: {tensors[n].dtype} where {v.dtype} is expected"
+        for n, v in wanted.items()
+        if n in tensors and tensors[n].is_floating_point() != v.is_floating_point()
     ]
     if wrong:
         raise CheckpointError(f"{path} does not fit the network ({len(wrong)} differences): {'; '.join(wrong[:5])}")

@@ -19,8 +19,6 @@ from diffunet.schedules import Discrete, Schedule
 from diffunet.spec import DiffusersSampler
 from diffunet.table import choose
 
-SPACED = ("leading", "trailing", "linspace")
-
 
 class DiffusersScheduler(Sampler):
     """Runs the diffusers class named by the spec, e.g. `UniPCMultistepScheduler`, in its own default options.
@@ -39,12 +37,13 @@ class DiffusersScheduler(Sampler):
     def start(self, schedule: Schedule, steps: int, spacing: str | None) -> Start:
         if not isinstance(schedule, Discrete):
             raise ConfigError(f"diffusers schedulers need a discrete schedule, not '{schedule.config.kind}'")
+        schedule.grid(steps, spacing)  # refuses steps and spacings that diffusers would meet later, less clearly
         wanted = {
             "num_train_timesteps": schedule.config.T,
             "trained_betas": schedule.betas().float().numpy(),
             "prediction_type": "epsilon",
             "clip_sample": False,  # the denoiser's own clip is the only one
-            "timestep_spacing": choose("spacing", spacing or schedule.default_spacing, SPACED),
+            "timestep_spacing": spacing or schedule.default_spacing,
         }
         known = inspect.signature(self.scheduler_class.__init__).parameters
         missing = [name for name in ("trained_betas", "prediction_type") if name not in known]

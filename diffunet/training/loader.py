@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -91,7 +90,9 @@ class Loader:
                 yield [self._move(next(batches)) for _ in range(train.accumulation)]
             except DataError as error:
                 # a worker's error arrives with its whole traceback as text; the last line is the message
-                raise DataError(str(error).strip().splitlines()[-1].removeprefix("diffunet.errors.DataError: ")) from None
+                raise DataError(
+                    str(error).strip().splitlines()[-1].removeprefix("diffunet.errors.DataError: ")
+                ) from None
             except (RuntimeError, ConnectionError) as error:
                 if train.workers == 0:
                     raise

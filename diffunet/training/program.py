@@ -129,7 +129,11 @@ def _counters(config: RunConfig, resume: checkpoints.Checkpoint | None, processe
 
 
 def _headline(
-    config: RunConfig, split: Any, counters: state.Counters, processes: PartialState, resume: checkpoints.Checkpoint | None
+    config: RunConfig,
+    split: Any,
+    counters: state.Counters,
+    processes: PartialState,
+    resume: checkpoints.Checkpoint | None,
 ) -> str:
     held_out = len(split.held_out) if split.held_out else 0
     where = f"resuming at step {counters.step} (sha ok)" if resume else "starting"

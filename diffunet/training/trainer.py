@@ -222,5 +222,3 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
     }
     return "bf16" if has.get(device.type, lambda: False)() else "no"
-
-

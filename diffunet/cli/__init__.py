@@ -1,0 +1,83 @@
+"""The `diffunet` program: one file a subcommand, one table of them, one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from typer.exceptions import TyperException
+
+from diffunet.errors import ConfigError, UserError
+from diffunet.table import choose
+
+# subcommand -> module that holds a function of the same name; imported only when it is called
+COMMANDS = {
+    "train": "diffunet.cli.train",
+    "sample": "diffunet.cli.sample",
+    "evaluate": "diffunet.cli.evaluate",
+}
+SUMMARY = """usage: diffunet COMMAND ...
+
+  train CONFIG.toml    train a model, or go on with a run
+  sample RUN           draw images from a run or a weights file
+  evaluate RUN         measure a run against images that it never saw
+
+examples:
+  diffunet train configs/digits.toml
+  diffunet sample runs/digits --n 64 --class 3 --guidance 2
+  diffunet evaluate runs/digits
+
+`diffunet COMMAND --help` shows a command's options. Every command takes --json and --debug.
+exit codes: 0 done, 2 usage or config, 3 data, 4 checkpoint, 5 storage, 6 numbers not finite, 7 unsafe file,
+  8 out of memory, 9 a worker died, 75 preempted, 130 or 143 stopped by a signal with the state saved"""
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(SUMMARY)
+        return
+    if arguments[0] == "--version":
+        from diffunet import __version__
+
+        print(f"diffunet {__version__}")
+        return
+    name = choose("command", arguments[0], COMMANDS)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    module = import_module(COMMANDS[name])
+    app.command(context_settings=getattr(module, "CONTEXT", {}))(getattr(module, name))
+    typer.main.get_command(app).main(arguments[1:], prog_name=f"diffunet {name}", standalone_mode=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit code. Messages go to stderr, results to stdout."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(arguments)
+        return 0
+    except UserError as error:
+        failure: UserError = error
+    except (KeyboardInterrupt, typer.Abort):
+        print("diffunet: stopped", file=sys.stderr)
+        return 130
+    except TyperException as error:
+        failure = ConfigError(f"{error}; see diffunet {arguments[0]} --help")
+    except BrokenPipeError:
+        # whoever read our output has gone; nothing is left to say to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if "--debug" in arguments:
+        traceback.print_exception(failure)
+    if "--json" in arguments:
+        print(json.dumps({"error": failure.code, "exit_code": failure.exit_code, "message": str(failure)}))
+    print(f"diffunet: error[{failure.code}]: {failure}", file=sys.stderr)
+    return failure.exit_code
+
+
+def console() -> None:
+    """Entry point of the installed program."""
+    sys.exit(main())

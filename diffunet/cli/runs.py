@@ -1,0 +1,75 @@
+"""Opening a run or a weights file for the commands that use one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from diffunet import weights
+from diffunet.denoiser import Denoiser
+from diffunet.errors import CheckpointError, ConfigError
+from diffunet.spec import SampleConfig
+from diffunet.table import choose
+from diffunet.training import checkpoint as checkpoints
+from diffunet.training.indexstream import draw
+from diffunet.training.runfolder import read_config
+
+
+def device() -> torch.device:
+    """The accelerator, where there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def open_denoiser(run: Path, which: str = "ema") -> Denoiser:
+    """The averaged (`ema`) or the raw weights of a run folder or weights file, on the accelerator.
+
+    Raises:
+        CheckpointError: missing or damaged; raw weights asked of a file or of a run without a checkpoint.
+    """
+    if not run.exists():
+        raise CheckpointError(f"{run} does not exist; name a run folder (see runs/) or a .safetensors file")
+    den = weights.load(run)
+    if which == "raw":
+        if not run.is_dir():
+            raise CheckpointError(f"{run} is one set of weights; --ema raw needs a run folder with checkpoints")
+        found, reasons = checkpoints.newest(run / "checkpoints")
+        if found is None:
+            raise CheckpointError(f"{run} holds no checkpoint to take the raw weights from {'; '.join(reasons)}")
+        tensors = safetensors.torch.load(found.files["network.safetensors"])
+        weights.load_exactly(den.network, tensors, found.path)
+    return den.to(device()).eval()
+
+
+def sample_config(run: Path) -> SampleConfig:
+    """The [sample] section of a run; the defaults for a bare weights file."""
+    return read_config(run).sample if (run / "config.json").exists() else SampleConfig()
+
+
+def class_number(den: Denoiser, wanted: str) -> int:
+    """The label of a class by name or number.
+
+    Raises:
+        ConfigError: the model has no classes, or none of that name.
+    """
+    if den.num_classes is None:
+        raise ConfigError(f"--class {wanted}: this model was trained without classes")
+    names = (den.data.classes if den.data else None) or tuple(map(str, range(den.num_classes)))
+    if wanted not in names and wanted.isdigit() and int(wanted) < den.num_classes:
+        return int(wanted)
+    return names.index(choose("class", wanted, names))
+
+
+def random_label(den: Denoiser, seed: int) -> int:
+    """A label drawn from (seed, training histogram)."""
+    if den.num_classes is None:
+        raise ConfigError("this model was trained without classes")
+    counts = (den.data.class_counts if den.data else None) or (1,) * den.num_classes
+    place = draw(seed, "label").random() * sum(counts)
+    for label, count in enumerate(counts):
+        place -= count
+        if place < 0:
+            return label
+    return den.num_classes - 1

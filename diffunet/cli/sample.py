@@ -1,0 +1,161 @@
+"""`diffunet sample RUN|WEIGHTS`: images from noise."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffunet.cli.options import AsJson, Debug, parse_numbers, parse_seeds, report
+from diffunet.errors import ConfigError
+from diffunet.spec import SampleConfig
+
+if TYPE_CHECKING:
+    from diffunet.denoiser import Denoiser
+    from diffunet.generate import Progress
+
+
+class Weights(str, Enum):
+    """Which weights of a run."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="a run folder, or a weights file", metavar="RUN|WEIGHTS")],
+    n: Annotated[int | None, typer.Option("--n", help="how many images [default: 64]", min=1, max=1_000_000)] = None,
+    seeds: Annotated[str | None, typer.Option(help="seeds, one image each: 0-63, or 3,5,8-10")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm, or a diffusers class: UniPCMultistepScheduler")
+    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="a sampler's option: eta=0.5, variance=fixed_large")] = None,
+    steps: Annotated[int | None, typer.Option(help="sampler steps", min=1, max=1_000_000)] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading, trailing, linspace, ...")] = None,
+    class_label: Annotated[str | None, typer.Option("--class", help="class name or number")] = None,
+    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance; 1 is the conditional model")] = None,
+    guidance_interval: Annotated[str | None, typer.Option(help="LOW,HIGH: guide for LOW < t <= HIGH only")] = None,
+    ema: Annotated[Weights, typer.Option(help="weights to use: the average, or the raw ones")] = Weights.ema,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="also write the denoising: a GIF and a strip")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(help="images at once", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="grid.png, a folder, or x.npz [default: RUN/samples/seeds-A-B]")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw images. The same seed gives the same image, whatever the batch size, device or order.
+
+    \b
+    Examples:
+      diffunet sample runs/digits
+      diffunet sample runs/digits --seeds 0-15 --class 3 --guidance 2 --steps 20
+      diffunet sample runs/digits --sampler UniPCMultistepScheduler --steps 10 --out ten-steps.png
+      diffunet sample runs/digits --n 1000 --out digits.npz
+      diffunet sample runs/digits --n 8 --trajectory --out frames/
+    """
+    if n is not None and seeds is not None:
+        raise ConfigError("give --n or --seeds, not both")
+    chosen = parse_seeds(seeds) if seeds is not None else list(range(n or 64))
+    from diffunet.cli.output import Output
+    from diffunet.cli.runs import open_denoiser, sample_config
+
+    den, defaults = open_denoiser(run, ema.value), sample_config(run)
+    output = Output(out or run_samples(run, chosen), chosen, den, trajectory)
+    labels = choose_labels(den, chosen, class_label)
+    images = draw(
+        den,
+        chosen,
+        sampler=sampler_of(sampler, option, defaults),
+        steps=steps or defaults.steps,
+        spacing=spacing or defaults.spacing,
+        guidance=defaults.guidance if guidance is None else guidance,
+        guidance_interval=parse_numbers(guidance_interval, "--guidance-interval", 2)
+        if guidance_interval
+        else (0.0, 1.0),
+        batch_size=batch_size or defaults.batch_size,
+        labels=labels,
+        watch=output.watch,
+    )
+    written = output.write(images)
+    text = "\n".join(f"wrote {path}" for path in written[:4])
+    text += f"\nand {len(written) - 4} more files beside them" if len(written) > 4 else ""
+    report({"files": [str(path) for path in written], "seeds": chosen, "labels": labels}, text, as_json)
+
+
+def run_samples(run: Path, seeds: list[int]) -> Path:
+    """Default place: beside the run's own previews, or beside a weights file."""
+    folder = run / "samples" if run.is_dir() else run.parent / "samples"
+    return folder / f"seeds-{seeds[0]}-{seeds[-1]}"
+
+
+def sampler_of(name: str | None, options: list[str] | None, defaults: SampleConfig) -> Any:
+    """The sampler that flags and config ask for.
+
+    Raises:
+        ConfigError: an option that is not NAME=VALUE, or that the sampler has not.
+    """
+    from pydantic import ValidationError
+
+    from diffunet import spec
+    from diffunet.config import parse_value
+    from diffunet.samplers import SAMPLERS
+    from diffunet.table import choose
+
+    if name is not None and name.endswith("Scheduler"):
+        table: dict[str, Any] = {"kind": "diffusers", "scheduler": name}
+    elif name is not None:
+        table = {"kind": choose("sampler", name, SAMPLERS)}
+    else:
+        table = defaults.sampler.model_dump()
+    for item in options or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--option '{item}' should be NAME=VALUE, for example eta=0.5")
+        table[key] = parse_value(value)
+    try:
+        return spec.sampler_config(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"sampler '{table['kind']}', option '{first['loc'][-1]}': {first['msg']}") from None
+
+
+def choose_labels(den: Denoiser, seeds: list[int], wanted: str | None) -> list[int] | None:
+    """A label for each seed: the wanted class, or one drawn from (seed, training histogram).
+
+    Raises:
+        ConfigError: no such class, or a model without classes.
+    """
+    from diffunet.cli.runs import class_number, random_label
+
+    if wanted is not None:
+        return [class_number(den, wanted)] * len(seeds)
+    if den.num_classes is None:
+        return None
+    return [random_label(den, seed) for seed in seeds]
+
+
+def draw(
+    den: Denoiser, seeds: list[int], *, batch_size: int, labels: list[int] | None, watch: Any, **options: Any
+) -> Any:
+    """Sample with a progress bar over all steps of all batches."""
+    import sys
+
+    from tqdm import tqdm
+
+    from diffunet.generate import generate
+
+    batches = -(-len(seeds) // batch_size)
+    with tqdm(total=batches * options["steps"], unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def on_step(progress: Progress) -> None:
+            bar.total = batches * progress.steps
+            bar.update()
+            watch(progress)
+
+        cond = {} if labels is None else {"class_labels": labels}
+        return generate(den, len(seeds), seed=seeds, batch_size=batch_size, on_step=on_step, **options, **cond)

@@ -1,0 +1,226 @@
+"""What the distances look at: a named extractor turns images (N, C, H, W) in [-1, 1] into features (N, D).
+
+Numbers of two extractors cannot be compared, nor those of two classifiers trained on other images; `name` says which.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffunet.errors import CheckpointError, ConfigError, UnsafeError
+from diffunet.metrics.fidelity import fidelity
+from diffunet.spec import EvaluateConfig
+from diffunet.table import Table
+
+FEATURES = 64
+STEPS, BATCH, LEARNING_RATE, SMOOTHING = 1000, 128, 3e-3, 0.1  # of the classifier
+_ELSE = "use --evaluate.extractor random_conv"
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """The images of a run: (N, C, H, W) float in [-1, 1], with (N,) int64 labels from 0 up where there are any."""
+
+    train: Tensor
+    train_labels: Tensor | None
+    held_out: Tensor
+    held_out_labels: Tensor | None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether both parts are labelled and there are at least two classes to tell apart."""
+        if self.train_labels is None or self.held_out_labels is None:
+            return False
+        return len(self.train_labels.unique()) >= 2
+
+
+class Extractor(ABC):
+    """A fixed map from images to features."""
+
+    name: str
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, D)."""
+
+    @torch.no_grad()
+    def features(self, images: Tensor, batch_size: int) -> Tensor:
+        """(N, C, H, W) in [-1, 1] -> (N, D) float32 on the CPU, `batch_size` images at a time."""
+        return torch.cat([self.forward(batch.float()).cpu() for batch in images.split(batch_size)])
+
+
+def _strides(side: int) -> list[int]:
+    """Strides that bring a side of at least 1 down to at most 4, the first one keeping small images whole."""
+    strides = [1 if side <= 16 else 2]
+    while side > 4 * math.prod(strides):
+        strides.append(2)
+    return strides
+
+
+def _body(channels: int, height: int, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    strides = _strides(max(height, width))
+    for i, stride in enumerate(strides):
+        out = 32 if i == 0 else 64
+        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.ReLU()]
+        channels = out
+    places = math.ceil(height / math.prod(strides)) * math.ceil(width / math.prod(strides))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * places, FEATURES), nn.ReLU())
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch moved by at most one pixel either way, the edge repeated."""
+    height, width = images.shape[2:]
+    top, left = torch.randint(3, (2,), generator=generator).tolist()
+    return F.pad(images, (1, 1, 1, 1), mode="replicate")[..., top : top + height, left : left + width]
+
+
+class Classifier(Extractor):
+    """A small CNN trained here on the run's own training images; its features are the layer before the classes.
+
+    It sees 128,000 images in batches drawn with replacement (AdamW, one cycle, label smoothing), which takes seconds at
+    8 x 8 and minutes at 64 x 64. Each batch is moved by up to a pixel, without which the features of training images
+    lie closer together than those of new ones and spoil the floor. The same seed gives the same bits on the same
+    machine's CPU; the global generators are left as they were.
+
+    `accuracy` is measured on the held-out images: a classifier that cannot tell the classes apart measures little. Its
+    precision is blind to images that look like none of the classes, which it puts among them all the same (pure
+    noise scores 0.1 to 0.7); the Frechet distance, KID and recall are not.
+
+    Raises:
+        ConfigError: there are no labels, or only one class.
+    """
+
+    def __init__(self, real: RealImages, seed: int) -> None:
+        if real.train_labels is None or real.held_out_labels is None or not real.has_labels:
+            raise ConfigError(f"evaluate.extractor = 'classifier' needs labels of at least two classes; {_ELSE}")
+        classes = int(real.train_labels.max()) + 1
+        # The layers draw their first weights from the global generator. Only the CPU's is seeded and put back:
+        # torch.manual_seed would also change every accelerator's.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.body = _body(*real.train.shape[1:])
+            self.head = nn.Linear(FEATURES, classes)
+        self.body.to(real.train.device)
+        self.head.to(real.train.device)
+        self._fit(real.train, real.train_labels, torch.Generator().manual_seed(seed))
+        self.accuracy = self._accuracy(real.held_out, real.held_out_labels)
+        self.name = f"classifier ({FEATURES} features, seed {seed}, held-out accuracy {self.accuracy:.3f})"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+    def _fit(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+        optimizer = torch.optim.AdamW([*self.body.parameters(), *self.head.parameters()], LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
+        for _ in tqdm(range(STEPS), desc="classifier for the features", leave=False, disable=None):
+            i = torch.randint(len(images), (BATCH,), generator=generator).to(images.device)
+            logits = self.head(self.body(_shifted(images[i], generator)))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels[i], label_smoothing=SMOOTHING).backward()
+            optimizer.step()
+            schedule.step()
+
+    @torch.no_grad()
+    def _accuracy(self, images: Tensor, labels: Tensor) -> float:
+        guesses = torch.cat([self.head(self.body(batch)).argmax(1) for batch in images.split(BATCH)])
+        return (guesses == labels).double().mean().item()
+
+
+class RandomConv(Extractor):
+    """Four 3x3 convolutions with fixed random weights and ReLU; mean and deviation of each of their 8 channels.
+
+    For data without labels. It knows nothing of what the images show: it sees sharpness, contrast, noise and local
+    texture, so its distances are only relative, between runs on the same data and against the floor.
+    """
+
+    def __init__(self, real: RealImages, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        channels = [real.train.shape[1], 8, 8, 8, 8]
+        shapes = [(c_out, c_in, 3, 3) for c_in, c_out in pairwise(channels)]
+        weights = [torch.randn(s, generator=generator) * math.sqrt(2 / math.prod(s[1:])) for s in shapes]
+        self.weights = [w.to(real.train.device) for w in weights]
+        self.name = f"random_conv ({FEATURES} features, seed {seed})"
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, features = images, []
+        for weight, stride in zip(self.weights, (1, 2, 2, 2), strict=True):
+            x = F.relu(F.conv2d(x, weight, stride=stride, padding=1))
+            features += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+        return torch.cat(features, 1)
+
+
+def _inception() -> nn.Module:
+    """torch-fidelity's Inception with the weights that torch.hub's folder holds."""
+    module = fidelity().feature_extractor_inceptionv3
+    url = module.URL_INCEPTION_V3
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.is_file():
+        raise ConfigError(f"evaluate.extractor = 'inception' needs its weights: save {url} as {path}, or {_ELSE}")
+    # torch-fidelity unpickles whatever it is given: it gets what the restricted unpickler has read, not the file.
+    safe = io.BytesIO()
+    try:
+        torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
+        safe.seek(0)
+        return module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=safe)
+    except pickle.UnpicklingError as error:
+        raise UnsafeError(f"{path} holds more than weights; it was not loaded: save {url} there, or {_ELSE}") from error
+    except (RuntimeError, TypeError, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged or another network's: save {url} there, or {_ELSE}") from error
+
+
+class Inception(Extractor):
+    """torch-fidelity's `inception-v3-compat`, 2048 features: the network of published FIDs, for 1 or 3 channels.
+
+    Its weights (96 MB) are never fetched unasked; a published FID also needs 50,000 images and the same reference set.
+
+    Raises:
+        ConfigError: the weights are not where torch.hub looks for them, or the images have other channels.
+        UnsafeError: the weights file holds more than tensors.
+        CheckpointError: it is damaged, or holds another network.
+    """
+
+    def __init__(self, real: RealImages, seed: int) -> None:
+        channels = real.train.shape[1]
+        if channels not in (1, 3):
+            raise ConfigError(f"evaluate.extractor = 'inception' needs 1 or 3 channels, not {channels}; {_ELSE}")
+        self.net = _inception().to(real.train.device)
+        self.name = f"inception-v3-compat (2048 features, torch-fidelity {fidelity().__version__})"
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return self.net(pixels.expand(-1, 3, -1, -1))[0]
+
+
+EXTRACTORS: Table[Callable[[RealImages, int], Extractor]] = Table(
+    "extractor", {"classifier": Classifier, "random_conv": RandomConv, "inception": Inception}
+)
+
+
+def choose(config: EvaluateConfig, has_labels: bool) -> str:
+    """The key of `EXTRACTORS` that a config means: `auto` is the classifier where there are classes to learn."""
+    if config.extractor != "auto":
+        return config.extractor
+    return "classifier" if has_labels else "random_conv"
+
+
+def build(config: EvaluateConfig, real: RealImages) -> Extractor:
+    """Make the extractor of a config from the run's images.
+
+    Raises:
+        ConfigError: these images cannot have it, or something it needs is not installed.
+        UnsafeError, CheckpointError: its weights file holds more than tensors, or not its tensors.
+    """
+    return EXTRACTORS[choose(config, real.has_labels)](real, config.seed)

@@ -1,0 +1,237 @@
+"""Schedules: the numbers of the papers, and what holds for every schedule."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffunet import Schedule, compat
+from diffunet.errors import ConfigError
+from diffunet.schedules import SCHEDULES, Discrete
+
+ALL = {name: getattr(Schedule, name)() for name in SCHEDULES}
+TABLES = {name: schedule for name, schedule in ALL.items() if isinstance(schedule, Discrete)}
+every = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
+every_table = pytest.mark.parametrize("schedule", TABLES.values(), ids=TABLES)
+repeatable = settings(derandomize=True, deadline=None, max_examples=60)
+# the reference values have 9 to 10 digits
+golden = {"rel": 2e-9}
+
+ALPHAS_BAR = [
+    # schedule, index, alpha^2 (2006.11239 eq 4; 2102.09672 eq 17)
+    (Schedule.linear(), 0, 0.9999),
+    (Schedule.linear(), 499, 0.07858724288),
+    (Schedule.linear(), 999, 4.03582977e-5),
+    (Schedule.cosine(), 499, 0.4938435904),
+    (Schedule.cosine(), 999, 2.42876691e-9),
+    (Schedule.cosine(T=4000), 3999, 1.51798e-10),
+]
+BETAS = [
+    (Schedule.cosine(), 0, 4.12842248e-5),
+    (Schedule.cosine(), 998, 0.7499993929),
+    (Schedule.cosine(), 999, 0.999),
+    (Schedule.cosine(T=4000), 0, 9.86581881e-6),
+]
+KARRAS = (80, 57.585985, 40.785574, 28.374585, 19.352453, 12.910082, 8.400935, 5.315195, 3.256822)
+KARRAS += (1.92334, 1.088171, 0.585348, 0.296442, 0.139516, 0.059947, 0.022935, 0.007528, 0.002)
+
+
+@pytest.mark.parametrize(("schedule", "k", "value"), ALPHAS_BAR)
+def test_alpha_squared_is_the_papers(schedule: Discrete, k: int, value: float) -> None:
+    digits = {"rel": 5e-6} if value == 1.51798e-10 else golden  # that one is known to 6 digits
+    assert schedule.alphas_bar()[k].item() == pytest.approx(value, **digits)
+    assert schedule.alpha((k + 1) / schedule.config.T) ** 2 == pytest.approx(value, **digits)
+
+
+@pytest.mark.parametrize(("schedule", "k", "value"), BETAS)
+def test_beta_is_the_papers(schedule: Discrete, k: int, value: float) -> None:
+    assert schedule.betas()[k].item() == pytest.approx(value, **golden)
+
+
+def test_linear_schedule_spans_the_known_noise_levels() -> None:
+    first, last = ((s.alpha(t), s.sigma(t)) for s, t in ((Schedule.linear(), 0.001), (Schedule.linear(), 1.0)))
+    assert last[0] == pytest.approx(6.35281809e-3, **golden)
+    assert 2 * math.log(first[0] / first[1]) == pytest.approx(9.21024037, **golden)
+    assert 2 * math.log(last[0] / last[1]) == pytest.approx(-10.11767318, **golden)
+    assert first[1] / first[0] == pytest.approx(0.0100005, **golden)
+    assert last[1] / last[0] == pytest.approx(157.40728, rel=1e-8)
+
+
+@pytest.mark.parametrize(("t", "gamma"), [(0.25, 0.85085355), (0.5, 0.5), (0.75, 0.14914645)])
+def test_sigmoid_schedule_is_the_papers(t: float, gamma: float) -> None:
+    assert Schedule.sigmoid().alpha(t) ** 2 == pytest.approx(gamma, rel=1e-7)
+
+
+def test_karras_grid_is_edms() -> None:
+    schedule = Schedule.karras()
+    sigmas = [schedule.sigma(t) for t in schedule.grid(18).tolist()]
+    assert sigmas == pytest.approx([*KARRAS, 0], abs=6e-7)  # printed to 6 decimals
+
+
+@every
+def test_time_zero_is_the_clean_image(schedule: Schedule) -> None:
+    assert (schedule.alpha(0.0), schedule.sigma(0.0)) == (1, 0)
+
+
+@every
+def test_noise_rises_and_signal_does_not(schedule: Schedule) -> None:
+    alpha, sigma = schedule.alpha_sigma(torch.linspace(0, 1, 2501, dtype=torch.float64))
+    assert (sigma.diff() > 0).all()
+    assert (alpha.diff() <= 0).all()
+    assert ((alpha[1:] / sigma[1:]).diff() < 0).all()
+
+
+@every_table
+@given(t=st.floats(0, 1))
+@repeatable
+def test_tables_preserve_the_variance(schedule: Discrete, t: float) -> None:
+    assert schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 == pytest.approx(1, abs=1e-15)
+
+
+@every
+@given(t=st.floats(0, 1))
+@repeatable
+def test_a_float_and_a_tensor_give_the_same(schedule: Schedule, t: float) -> None:
+    at = torch.full((2, 3), t, dtype=torch.float64)
+    for level in (schedule.alpha, schedule.sigma):
+        assert isinstance(level(t), float)
+        assert torch.equal(level(at), torch.full_like(at, level(t)))
+
+
+@every
+def test_levels_keep_shape_and_type_of_the_time(schedule: Schedule) -> None:
+    for dtype, expected in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.long, torch.float32)):
+        assert schedule.alpha(torch.ones(2, 3, dtype=dtype)).dtype == expected
+        assert schedule.sigma(torch.ones(2, 3, dtype=dtype)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("T", [1, 10, 1000, 4000])
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_index_k_stands_at_k_plus_1_over_T(name: str, T: int, dtype: torch.dtype) -> None:
+    schedule = getattr(Schedule, name)(T=T)
+    k = torch.arange(T)
+    t = (k.double() + 1).div(T).to(dtype)
+    # a float32 time is off by 3e-8 T indices and must still name its index exactly
+    assert torch.equal(schedule.network_time(t), k.float())
+    torch.testing.assert_close(schedule.alpha_sigma(t)[0] ** 2, schedule.alphas_bar(), rtol=1e-12, atol=0)
+
+
+@every_table
+def test_network_sees_fractions_between_indices(schedule: Discrete) -> None:
+    assert schedule.network_time(torch.tensor([0.5005], dtype=torch.float64)).item() == pytest.approx(499.5)
+
+
+def test_network_sees_noise_levels_of_karras_and_scaled_times_of_flow() -> None:
+    karras, flow = Schedule.karras(), Schedule.flow(time_scale=250.0)
+    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    torch.testing.assert_close(karras.network_time(t), (karras.sigma(t).log() / 4).float())
+    torch.testing.assert_close(flow.network_time(t), (250 * t).float())
+
+
+@every_table
+def test_training_draws_every_index_alike(schedule: Discrete) -> None:
+    T = schedule.config.T
+    u = (torch.arange(4 * T, dtype=torch.float64) + 0.5) / (4 * T)
+    k = schedule.network_time(schedule.training_time(u)).long()
+    assert torch.equal(k.bincount(minlength=T), torch.full((T,), 4))
+    edges = torch.tensor([0.0, 1 - 2**-24])  # what torch.rand can give at its ends
+    assert schedule.network_time(schedule.training_time(edges)).tolist() == [0, T - 1]
+
+
+@pytest.mark.parametrize("z", [-2.0, -1.0, 0.0, 1.0, 2.0])
+def test_training_on_karras_draws_edms_log_normal(z: float) -> None:
+    schedule = Schedule.karras()
+    u = torch.special.ndtr(torch.tensor([z], dtype=torch.float64))
+    assert schedule.sigma(schedule.training_time(u)).item() == pytest.approx(math.exp(1.2 * z - 1.2), rel=1e-9)
+
+
+@every
+def test_training_times_lie_where_there_is_noise(schedule: Schedule) -> None:
+    t = schedule.training_time(torch.linspace(0, 1 - 2**-24, 999))
+    assert t.dtype == torch.float64
+    assert ((t > 0) & (t <= 1)).all()
+
+
+@every
+@given(steps=st.integers(1, 300))
+@repeatable
+def test_grids_fall_to_the_clean_image(schedule: Schedule, steps: int) -> None:
+    for spacing in (*schedule.spacings, None):
+        grid = schedule.grid(steps, spacing)
+        assert grid.shape == (steps + 1,)
+        assert (grid.diff() < 0).all()
+        assert grid[0] <= 1
+        assert grid[-1] == 0
+
+
+def _scheduler(spacing: str) -> Any:
+    return compat.diffusers().DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
+
+
+def _indices(schedule: Schedule, steps: int, spacing: str) -> Tensor:
+    return (schedule.grid(steps, spacing)[:-1] * 1000 - 1).round().long()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 25, 30, 50, 100, 333, 600, 999, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_grids_are_those_of_diffusers(spacing: str, steps: int) -> None:
+    if (spacing, steps) == ("linspace", 1):
+        pytest.skip("diffusers' linspace of one step starts at the clean end; ours starts at noise")
+    scheduler = _scheduler(spacing)
+    scheduler.set_timesteps(steps)
+    assert torch.equal(_indices(Schedule.linear(), steps, spacing), scheduler.timesteps)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_grids_are_the_nearest_indices_at_every_step_count(spacing: str) -> None:
+    """Where the exact place is half-way between two indices float error decides, in diffusers as here."""
+    for steps in range(2, 1001):
+        places = {
+            "trailing": [Fraction(1000 * (steps - i), steps) - 1 for i in range(steps)],
+            "linspace": [999 - Fraction(999 * i, steps - 1) for i in range(steps)],
+        }[spacing]
+        got = _indices(Schedule.linear(), steps, spacing).tolist()
+        assert max(abs(place - k) for place, k in zip(places, got, strict=True)) <= Fraction(1, 2), steps
+
+
+def test_strided_grids_are_the_papers() -> None:
+    assert _indices(Schedule.linear(), 10, "linspace").tolist() == list(range(999, -1, -111))
+    assert _indices(Schedule.linear(), 25, "leading").tolist() == list(range(960, -1, -40))
+
+
+@every
+def test_unknown_spacing_is_an_error_that_lists_the_known(schedule: Schedule) -> None:
+    with pytest.raises(ConfigError, match=f"unknown spacing 'quadratic'.*{schedule.spacings[0]}"):
+        schedule.grid(10, "quadratic")
+    with pytest.raises(ConfigError, match="did you mean 'trailing'"):
+        Schedule.linear().grid(10, "trailin")
+
+
+@every
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_is_an_error(schedule: Schedule, steps: int) -> None:
+    with pytest.raises(ConfigError, match=f"steps = {steps} "):
+        schedule.grid(steps)
+
+
+@every_table
+def test_more_steps_than_the_table_has_is_an_error(schedule: Discrete) -> None:
+    with pytest.raises(ConfigError, match="steps = 1001 .* 1 to 1000"):
+        schedule.grid(1001)
+
+
+@every
+def test_schedules_of_the_same_options_are_equal(schedule: Schedule) -> None:
+    again = SCHEDULES.build(schedule.config)
+    assert again == schedule
+    assert len({again, schedule}) == 1
+    assert repr(schedule).startswith(f"Schedule.{schedule.config.kind}(")
+    assert Schedule.linear(T=10) != Schedule.linear()
