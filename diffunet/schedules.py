@@ -89,8 +89,8 @@ class Schedule:
         raise AssertionError(f"{type(self).__name__} must say what the network sees")
 
     def training_time(self, u: Tensor) -> Tensor:
-        """Times for uniform draws u in [0, 1)."""
-        return 1 - u
+        """Times in float64 for uniform draws u in [0, 1)."""
+        return 1 - u.double()
 
     def grid(self, steps: int, spacing: str | None = None) -> Tensor:
         """Times that `steps` sampler steps visit, from noise to clean: (steps + 1,) float64, falling, the last 0.

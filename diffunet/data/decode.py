@@ -98,8 +98,6 @@ def opened(path: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
             warnings.simplefilter("ignore")  # remarks on odd metadata; they name no file and change no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
-                if 0 in image.size:
-                    raise Unreadable("it has no pixels")
                 yield image
     except (DataError, Unreadable, MemoryError):
         raise

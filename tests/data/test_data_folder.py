@@ -211,8 +211,10 @@ def test_more_bad_files_than_the_cap_stop_the_run(hundred: Path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_folder_of_bad_files_is_no_data_set_whatever_the_cap(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_folder_of_bad_files_is_no_data_set_whatever_the_cap(tmp_path: Path, share: float) -> None:
+    file = write(tmp_path / "a.png", size=(64, 64))
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(DataError, match="1 of 1 images cannot be read"):
         folder(tmp_path, bad_files_cap=1.0)
 

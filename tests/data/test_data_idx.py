@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import struct
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -137,9 +140,15 @@ def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_download_lands_where_it_is_read(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    datasets = torchvision("datasets")
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [(shared / "fashion_mnist").as_uri() + "/"])
-    split = load(DataConfig(name="fashion_mnist", path=str(tmp_path), download=True))
+    """A server on this machine stands in for the mirrors, so that torchvision's own code does the rest."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(shared / "fashion_mnist"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(torchvision("datasets").FashionMNIST, "mirrors", [mirror])
+        split = load(DataConfig(name="fashion_mnist", path=str(tmp_path), download=True))
+        server.shutdown()
     there = load(DataConfig(name="fashion_mnist", path=str(shared / "fashion_mnist")))
     assert split.train.fingerprint == there.train.fingerprint
     assert capfd.readouterr().out == ""  # stdout belongs to results
