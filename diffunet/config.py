@@ -121,16 +121,14 @@ def resolve(table: dict[str, Any], source: str = "config") -> RunConfig:
     """
     table = _expand_preset(json.loads(json.dumps(table, default=str)))
     problems: list[str] = []
-    remaining = table
-    for _ in range(20):
+    remaining: dict[str, Any] | None = table
+    while remaining is not None:
         try:
             config = RunConfig.model_validate(remaining)
         except ValidationError as error:
             details = error.errors(include_url=False)
             problems += [line for line in dict.fromkeys(_explain(d, table) for d in details) if line not in problems]
             remaining = _without(remaining, details)
-            if remaining is None:
-                break
             continue
         if not problems:
             return config
@@ -188,37 +186,38 @@ def _path(location: tuple[int | str, ...], table: Any) -> list[str]:
 
 
 def _explain(detail: ErrorDetails, table: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors."""
     path = _path(detail["loc"], table)
     key, kind, value = ".".join(path), detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        siblings = [k for k in keys() if k.rpartition(".")[0] == ".".join(path[:-1])]
-        near = get_close_matches(path[-1], [k.rpartition(".")[2] for k in siblings], n=1)
-        near = near or get_close_matches(
-            path[-1], [k for k in keys() if k.endswith(f".{path[-1]}")] or keys(), n=1, cutoff=0.5
-        )
-        hint = (
-            f"; did you mean '{near[0]}'?"
-            if near
-            else f"; known keys: {', '.join(k.rpartition('.')[2] for k in siblings)}"
-        )
-        return f"unknown key '{key}'{hint}"
+        return _unknown(path)
     if kind == "contradiction":
         return f"{key}: {detail['msg']}" if key else detail["msg"]
     if kind == "missing":
         return f"missing key '{key}'"
-    message = detail["msg"].replace("Input should", "should").replace("valid ", "").replace("a integer", "an integer")
     if kind in ("literal_error", "union_tag_invalid"):
-        context = detail.get("ctx", {})
-        expected = str(context.get("expected") or context.get("expected_tags") or "")
-        chosen = value.get("kind") if isinstance(value, dict) else value
-        choices = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
-        close = get_close_matches(str(chosen), choices, n=1)
-        return (
-            f"{key} = {chosen!r}: "
-            + (f"did you mean '{close[0]}'? " if close else "")
-            + f"one of: {', '.join(choices)}"
-        )
+        return _not_a_choice(key, value, detail.get("ctx", {}))
+    message = detail["msg"].replace("Input should", "should").replace("valid ", "").replace("a integer", "an integer")
     return f"{key} = {json.dumps(value, default=str)[:60]}: {message}"
+
+
+def _unknown(path: list[str]) -> str:
+    """An unknown key with the nearest known one: first beside it, then anywhere."""
+    name, known = path[-1], keys()
+    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == ".".join(path[:-1])]
+    elsewhere = [key for key in known if key.endswith(f".{name}")] or known
+    near = get_close_matches(name, siblings, n=1) or get_close_matches(name, elsewhere, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(siblings)}"
+    return f"unknown key '{'.'.join(path)}'{hint}"
+
+
+def _not_a_choice(key: str, value: Any, context: dict[str, Any]) -> str:
+    expected = str(context.get("expected") or context.get("expected_tags") or "")
+    choices = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
+    chosen = value.get("kind") if isinstance(value, dict) else value
+    near = get_close_matches(str(chosen), choices, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{key} = {chosen!r}: {hint}one of: {', '.join(choices)}"
 
 
 def _without(table: dict[str, Any], details: list[ErrorDetails]) -> dict[str, Any] | None:

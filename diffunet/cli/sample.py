@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffunet.generate import Progress
 
 
-class Weights(str, Enum):
+class Weights(StrEnum):
     """Which weights of a run."""
 
     ema = "ema"
@@ -157,5 +157,5 @@ def draw(
             bar.update()
             watch(progress)
 
-        cond = {} if labels is None else {"class_labels": labels}
+        cond: dict[str, Any] = {} if labels is None else {"class_labels": labels}
         return generate(den, len(seeds), seed=seeds, batch_size=batch_size, on_step=on_step, **options, **cond)

@@ -23,7 +23,8 @@ from torch import Tensor
 from diffunet import compat, spec
 from diffunet.denoiser import Denoiser
 from diffunet.errors import CheckpointError, ConfigError, UnsafeError
-from diffunet.interop.unet2d import Options, from_unet2d, network, their_value, to_unet2d
+from diffunet.interop.options import Options, their_value
+from diffunet.interop.unet2d import from_unet2d, network, to_unet2d
 from diffunet.nn import UNet
 from diffunet.schedules import SCHEDULES, Discrete, Schedule
 from diffunet.storage import write_file
@@ -193,7 +194,9 @@ def read_process(options: Options) -> tuple[Schedule, str, tuple[float, float] |
 
 def load_network(folder: Path) -> tuple[Any, spec.DataInfo | None]:
     """The UNet of a UNet2DModel folder, and the shape of its data where the folder says it."""
-    options = Options(read_json(folder / "config.json"), compat.diffusers().UNet2DModel, folder / "config.json")
+    path = folder / "config.json"
+    options = Options({"_class_name": None} | read_json(path), compat.diffusers().UNet2DModel, path)
+    options.check({"_class_name": ("UNet2DModel",)})
     net, size = network(options, read_weights(folder)), options["sample_size"]
     if net.config.out_channels != net.config.in_channels:
         raise options.refusal("out_channels", f"a Denoiser's must equal in_channels = {net.config.in_channels}")
@@ -220,6 +223,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
         UnsafeError: the weights are a pickle, or a file is beyond the limits.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; only local folders are opened, nothing is downloaded")
+    if not any((folder / name).exists() for name in ("model_index.json", "config.json")):
+        raise CheckpointError(f"{folder} holds neither model_index.json (a pipeline) nor config.json (a UNet2DModel)")
     if not (folder / "model_index.json").exists():
         net, data = load_network(folder)
         return Denoiser(net, Schedule.linear(), "eps", None, data).to(device).eval()

@@ -1,6 +1,6 @@
 """Checkpoints that a crash cannot spoil: hidden folder, fsync, manifest with SHA-256, one rename, rotation after.
 
-A checkpoint is a folder `step-<8 digits>` that holds safetensors and JSON files and a manifest.json naming each with its
+A checkpoint is a folder `step-<8 digits>` of safetensors and JSON files, with a manifest.json that names each with its
 size and SHA-256; the manifest's last field `self` is the SHA-256 of its own canonical JSON (sorted keys, no spaces)
 without that field. Nothing in it can run code, and only files that the manifest names are opened.
 """

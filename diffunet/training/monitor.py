@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,9 +58,9 @@ class StopPreviewError(Exception):
 def preview(den: Denoiser, config: RunConfig, path: Path, stopped: Callable[[], bool]) -> bool:
     """Write a grid of samples from fixed seeds; False where a signal cut it short (nothing is written then)."""
     n, sample = config.sample.preview_images, config.sample
-    labels = None
+    cond: dict[str, Any] = {}
     if config.model.num_classes:
-        labels = torch.arange(n) % config.model.num_classes
+        cond["class_labels"] = torch.arange(n) % config.model.num_classes
 
     def watch(progress: Progress) -> None:
         if stopped():
@@ -76,7 +77,7 @@ def preview(den: Denoiser, config: RunConfig, path: Path, stopped: Callable[[], 
             guidance=sample.guidance,
             on_step=watch,
             batch_size=sample.batch_size,
-            **({} if labels is None else {"class_labels": labels}),
+            **cond,
         )
     except StopPreviewError:
         return False

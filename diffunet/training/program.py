@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -102,7 +101,7 @@ def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signal
         )
     counters = _counters(config, resume, processes)
     torch.set_num_threads(counters.threads)
-    say(_headline(config, split, counters, processes, resume))
+    say(_headline(config, split, counters, processes))
     accelerator = _accelerator(config, folder, counters.precision)
     trainer = Trainer(config, folder, split, accelerator, counters, resume, say)
     if processes.is_main_process:
@@ -128,19 +127,13 @@ def _counters(config: RunConfig, resume: checkpoints.Checkpoint | None, processe
     return state.Counters(precision=precision, threads=threads, world=processes.num_processes)
 
 
-def _headline(
-    config: RunConfig,
-    split: Any,
-    counters: state.Counters,
-    processes: PartialState,
-    resume: checkpoints.Checkpoint | None,
-) -> str:
+def _headline(config: RunConfig, split: data.Split, counters: state.Counters, processes: PartialState) -> str:
     held_out = len(split.held_out) if split.held_out else 0
-    where = f"resuming at step {counters.step} (sha ok)" if resume else "starting"
+    where = f"resuming at step {counters.step} (sha ok)" if counters.step else "starting"
     chosen = " (auto)" if config.train.precision == "auto" else ""
     return (
-        f"{where}: {len(split.train)} training and {held_out} held-out images of {'x'.join(map(str, split.train.shape))}, "
-        f"{processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
+        f"{where}: {len(split.train)} training and {held_out} held-out images of "
+        f"{'x'.join(map(str, split.train.shape))}, {processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
         f"precision {counters.precision}{chosen}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 # signal -> exit code; SIGUSR1 is how SLURM announces the end of the time it gave
@@ -23,9 +23,7 @@ class StopSignals:
             self._before = {number: signal.signal(number, self._note) for number in EXITS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
