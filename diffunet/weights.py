@@ -203,7 +203,3 @@ def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
     if wrong:
         raise CheckpointError(f"{path} does not fit the network ({len(wrong)} differences): {'; '.join(wrong[:5])}")
     network.load_state_dict(tensors, assign=any(v.is_meta for v in wanted.values()))
-    for buffer_owner in network.modules():
-        rebuild = getattr(buffer_owner, "reset_buffers", None)
-        if rebuild:
-            rebuild()

@@ -55,7 +55,7 @@ def load(config: DataConfig) -> Split:
     """
     split = DATASETS[config.name](config)
     _check(config, split.train)
-    return split if split.held_out else _part(split, config.held_out, config.seed)
+    return split if split.held_out is not None else _part(split, config.held_out, config.seed)
 
 
 DATASETS: Table[Callable[[DataConfig], Split]] = Table(

@@ -6,6 +6,7 @@ remembers what it was given; the array is then made from the remembered bytes. A
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from typing import Any
@@ -43,7 +44,7 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # Python's own: the C one reserves memory for any number that the file names
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise UnsafeError(f"it asks for {ascii(f'{module}.{name}')[1:-1]}, which no CIFAR-10 batch needs")
@@ -54,12 +55,13 @@ def _unpickled(path: str) -> Any:
     if os.path.getsize(path) > _LARGEST:
         raise UnsafeError(f"{shown(path)} has {os.path.getsize(path)} bytes; a CIFAR-10 batch has 31 MB; not opened")
     with open(path, "rb") as file:
-        try:
-            return _Unpickler(file, encoding="bytes").load()
-        except UnsafeError as error:
-            raise UnsafeError(f"{shown(path)} could run code: {error}; not loaded") from error
-        except Exception as error:  # a damaged pickle ends in every kind of exception
-            raise DataError(f"{shown(path)} is damaged: {type(error).__name__}: {error}") from error
+        body = io.BytesIO(file.read())  # a read of a huge number of bytes ends with the body, and reserves nothing
+    try:
+        return _Unpickler(body, encoding="bytes").load()
+    except UnsafeError as error:
+        raise UnsafeError(f"{shown(path)} could run code: {error}; not loaded") from error
+    except Exception as error:  # a damaged pickle ends in every kind of exception
+        raise DataError(f"{shown(path)} is damaged: {shown(f'{type(error).__name__}: {error}')}") from error
 
 
 def _bytes_of(array: Any) -> bytes:

@@ -62,7 +62,7 @@ class Plan:
         background: colour (0..255) under transparent pixels.
         max_pixels: more are refused before decoding.
         full_scale: white in the arrays; shallower files are stretched to it.
-        value_range: the user's own range: numbers stay as they are stored.
+        value_range: the user's own range: numbers stay as they are stored, and those outside become -1 or 1.
         deep: float32 arrays (some file has more than 8 bits); uint8 otherwise.
     """
 
@@ -90,7 +90,8 @@ def opened(path: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     """Open an image for reading; whatever goes wrong inside is Unreadable (DataError and MemoryError pass).
 
     Pillow's own limit is set for the while and its warning made an error: both its checks, of the header and of the
-    frames inside, then refuse what is above `max_pixels` before memory is taken.
+    frames inside, then refuse what is above `max_pixels` before memory is taken. That limit and the warning filters
+    belong to the process: read in several processes, not threads.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
@@ -107,7 +108,7 @@ def opened(path: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     except UnidentifiedImageError as error:
         raise Unreadable(f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
     except Exception as error:  # decoders meet damaged files with every kind of exception
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise Unreadable(shown(f"{type(error).__name__}: {error}")) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

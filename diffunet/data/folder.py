@@ -76,7 +76,7 @@ class _Sieve:
         """Raise DataError where too many files are bad, or all of them."""
         bad, cap = len(self.skipped), self.config.bad_files_cap
         if bad > cap * self.total or bad == self.total:
-            first = "; ".join(f"{shown(file.path)}: {shown(file.reason)}" for file in self.skipped[:3])
+            first = "; ".join(f"{shown(file.path)}: {file.reason}" for file in self.skipped[:3])
             raise DataError(
                 f"{bad} of {self.total} images cannot be read (data.bad_files_cap = {cap:g}); "
                 f"mend or remove them; the first: {first}"

@@ -31,7 +31,7 @@ def _unlisted(error: OSError) -> NoReturn:
 def _left_out(others: Counter[str], odd: list[str], links: list[str]) -> list[str]:
     notes = []
     if others:
-        kinds = ", ".join(f"{shown(ending)} {count}" for ending, count in others.most_common(5))
+        kinds = ", ".join(f"{count} {shown(ending)}" for ending, count in others.most_common(5))
         notes.append(f"left out {others.total()} files with other endings: {kinds}")
     if odd:
         notes.append(f"left out {len(odd)} entries that are no regular files; first: {shown(min(odd))}")
@@ -59,7 +59,7 @@ def scan(root: str) -> tuple[list[str], list[str]]:
         for name in (name for name in files if not name.startswith(".")):
             path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
             if ending not in ENDINGS:
-                others[ending or "without"] += 1
+                others[ending or "without ending"] += 1
             elif os.path.isfile(path):
                 found.append(os.path.relpath(path, root).replace(os.sep, "/"))
             else:

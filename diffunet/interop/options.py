@@ -1,4 +1,4 @@
-"""Options of another project's object: read through tables, and refused by their own name where we have no such thing."""
+"""Options of another project's object: read through tables, and refused by name where we have no such thing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def their_value(table: Mapping[Any, Any], ours: Any) -> Any:
 
 
 class Options(dict[str, Any]):
-    """Options of a diffusers object, over the defaults of its class where it has one, and where they stand."""
+    """Options of an object, over the defaults of its class where one is given, and where they stand (for messages)."""
 
     def __init__(self, given: Mapping[str, Any], owner: Any, where: Any) -> None:
         known = inspect.signature(owner.__init__).parameters if owner else {}

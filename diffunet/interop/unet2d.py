@@ -169,6 +169,8 @@ def essence(config: spec.UNetConfig) -> dict[str, Any]:
 
 def write_options(config: spec.UNetConfig) -> dict[str, Any]:
     """The UNet2DModel options nearest to a UNetConfig; what they miss shows on the way back."""
+    if config.time.shift and config.base_channels in (2, 3):
+        raise ConfigError(f"diffusers divides by zero in time.shift = 1 with base_channels = {config.base_channels}")
     attends = [level in config.attention_levels for level in range(len(config.widths))]
     heads = head_counts(config)
     sizes = {width // count for width, count in heads.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,13 +173,16 @@ def _inception() -> nn.Module:
     # torch-fidelity unpickles whatever it is given: it gets what the restricted unpickler has read, not the file.
     safe = io.BytesIO()
     try:
-        torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
+        with warnings.catch_warnings(action="ignore"):  # about pickles that it then refuses
+            torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
         safe.seek(0)
         return module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=safe)
     except pickle.UnpicklingError as error:
-        raise UnsafeError(f"{path} holds more than weights; it was not loaded: save {url} there, or {_ELSE}") from error
-    except (RuntimeError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{path} is damaged or another network's: save {url} there, or {_ELSE}") from error
+        raise UnsafeError(
+            f"{path} holds other things than weights, not loaded; save {url} there, or {_ELSE}"
+        ) from error
+    except Exception as error:  # a damaged file can fail in any way
+        raise CheckpointError(f"{path} is damaged or another network's; save {url} there, or {_ELSE}") from error
 
 
 class Inception(Extractor):

@@ -28,21 +28,16 @@ class Sinusoidal(nn.Module):
         super().__init__()
         self.channels, self.shift = channels, config.shift
         self.out_channels = config.width * channels
-        self.frequencies: Tensor
-        self.reset_buffers()
         self.cosine_first = config.order == "cos_sin"
         self.mlp_in = nn.Linear(channels, self.out_channels)
         self.mlp_out = nn.Linear(self.out_channels, self.out_channels)
 
-    def reset_buffers(self) -> None:
-        """Compute the frequencies; again after a network that was made on the meta device got its weights."""
-        half = self.channels // 2
-        exponent = torch.arange(half, dtype=torch.float32) / max(half - self.shift, 1)
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * exponent), persistent=False)
-
     def forward(self, t: Tensor) -> Tensor:
         """Embed times t (B,), float or integer, as (B, E)."""
-        angles = t.float()[:, None] * self.frequencies[None]
+        half = self.channels // 2
+        # made here: a buffer would be rounded with the weights by `net.bfloat16()`, and lost on the meta device
+        exponent = torch.arange(half, dtype=torch.float32, device=t.device) / max(half - self.shift, 1)
+        angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
         waves = [angles.cos(), angles.sin()] if self.cosine_first else [angles.sin(), angles.cos()]
         features = F.pad(torch.cat(waves, dim=1), (0, self.channels % 2))
         return self.mlp_out(F.silu(self.mlp_in(features.to(self.mlp_in.weight.dtype))))

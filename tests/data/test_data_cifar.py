@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_what_is_no_batch_is_named(small: Path, kind: str) -> None:
     (small / TRAIN[1]).write_bytes(pickle.dumps(WRONG[kind]))
     with pytest.raises(DataError, match=f"{TRAIN[1]} is no CIFAR-10 batch"):
         cifar10(small)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"]r\xff\xff\xff\x00.", b"\x8e" + (2**40).to_bytes(8, "little") + b"."],
+    ids=["memo number 2^24", "string of 1 TiB"],
+)
+def test_a_small_batch_that_claims_much_memory_gets_none(small: Path, body: bytes) -> None:
+    (small / TRAIN[0]).write_bytes(b"\x80\x04" + body)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=TRAIN[0]):
+        cifar10(small)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
 
 
 def test_a_truncated_batch_is_named(small: Path) -> None:
