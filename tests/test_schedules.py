@@ -106,7 +106,11 @@ def test_a_float_and_a_tensor_give_the_same(schedule: Schedule, t: float) -> Non
 
 @every
 def test_levels_keep_shape_and_type_of_the_time(schedule: Schedule) -> None:
-    for dtype, expected in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.long, torch.float32)):
+    for dtype, expected in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.long, torch.float32),
+    ):
         assert schedule.alpha(torch.ones(2, 3, dtype=dtype)).dtype == expected
         assert schedule.sigma(torch.ones(2, 3, dtype=dtype)).shape == (2, 3)
 

@@ -5,10 +5,9 @@ Numbers of two extractors cannot be compared, nor those of two classifiers train
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
-import pickle
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from diffunet.errors import CheckpointError, ConfigError, UnsafeError
+from diffunet.errors import CheckpointError, ConfigError
 from diffunet.metrics.fidelity import fidelity
 from diffunet.spec import EvaluateConfig
 from diffunet.table import Table
 
 FEATURES = 64
 STEPS, BATCH, LEARNING_RATE, SMOOTHING = 1000, 128, 3e-3, 0.1  # of the classifier
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 _ELSE = "use --evaluate.extractor random_conv"
 
 
@@ -170,19 +170,13 @@ def _inception() -> nn.Module:
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not path.is_file():
         raise ConfigError(f"evaluate.extractor = 'inception' needs its weights: save {url} as {path}, or {_ELSE}")
-    # torch-fidelity unpickles whatever it is given: it gets what the restricted unpickler has read, not the file.
-    safe = io.BytesIO()
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles that it then refuses
-            torch.save(torch.load(path, map_location="cpu", weights_only=True), safe)
-        safe.seek(0)
-        return module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=safe)
-    except pickle.UnpicklingError as error:
-        raise UnsafeError(
-            f"{path} holds other things than weights, not loaded; save {url} there, or {_ELSE}"
-        ) from error
-    except Exception as error:  # a damaged file can fail in any way
-        raise CheckpointError(f"{path} is damaged or another network's; save {url} there, or {_ELSE}") from error
+    # torch-fidelity unpickles what it is given, which may run code: only these very bytes may reach it.
+    weights = path.read_bytes()
+    if hashlib.sha256(weights).hexdigest() != INCEPTION_SHA256:
+        raise CheckpointError(f"{path} does not match its SHA-256 and was not loaded; save {url} there, or {_ELSE}")
+    return module.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=io.BytesIO(weights)
+    )
 
 
 class Inception(Extractor):
@@ -192,8 +186,7 @@ class Inception(Extractor):
 
     Raises:
         ConfigError: the weights are not where torch.hub looks for them, or the images have other channels.
-        UnsafeError: the weights file holds more than tensors.
-        CheckpointError: it is damaged, or holds another network.
+        CheckpointError: the weights file is damaged, or another one.
     """
 
     def __init__(self, real: RealImages, seed: int) -> None:
@@ -225,6 +218,6 @@ def build(config: EvaluateConfig, real: RealImages) -> Extractor:
 
     Raises:
         ConfigError: these images cannot have it, or something it needs is not installed.
-        UnsafeError, CheckpointError: its weights file holds more than tensors, or not its tensors.
+        CheckpointError: its weights file is damaged, or another one.
     """
     return EXTRACTORS[choose(config, real.has_labels)](real, config.seed)

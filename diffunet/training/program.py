@@ -34,7 +34,7 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
     Raises:
         UserError: see `diffunet.errors`; status.json in the folder says the same.
     """
-    processes = PartialState()
+    processes = PartialState(cpu=_on_cpu())
     folder = RunFolder(path)
     say = say if processes.is_main_process else _silent
     with StopSignals() as signals:
@@ -56,6 +56,11 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
             raise full from None
         finally:
             folder.release()
+
+
+def _on_cpu() -> bool:
+    # accelerate joins CPU ranks into one gloo group only where it is told that the CPU is meant
+    return not torch.accelerator.is_available()
 
 
 def _silent(line: str) -> None:
@@ -146,7 +151,9 @@ def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accele
     """
     trackers = list(config.train.trackers)
     try:
-        accelerator = Accelerator(mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path))
+        accelerator = Accelerator(
+            cpu=_on_cpu(), mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path)
+        )
         if trackers:
             if len(accelerator.log_with) != len(trackers):
                 raise ValueError("not installed")

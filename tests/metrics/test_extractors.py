@@ -1,3 +1,4 @@
+import hashlib
 import io
 import pickle
 import random
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffunet.errors import CheckpointError, ConfigError, UnsafeError
-from diffunet.metrics import EXTRACTORS, RealImages, build, choose
+from diffunet.errors import CheckpointError, ConfigError
+from diffunet.metrics import EXTRACTORS, RealImages, build, choose, extractors
 from diffunet.metrics.extractors import Inception, RandomConv, _body
 from diffunet.metrics.fidelity import fidelity
 from diffunet.spec import EvaluateConfig
@@ -117,7 +118,7 @@ def test_inception_takes_grey_or_colour_only():
         build(EvaluateConfig(extractor="inception"), unlabelled(2, 2, 8, 8))
 
 
-def test_inception_is_torch_fidelitys_network_on_8_bit_colour_images(weights_file):
+def test_inception_is_torch_fidelitys_network_on_8_bit_colour_images(weights_file, monkeypatch):
     class Untrained(fidelity().FeatureExtractorInceptionV3):
         def load_state_dict(self, *args: Any, **options: Any) -> None:
             """Keep the random weights that the layers were made with."""
@@ -128,7 +129,8 @@ def test_inception_is_torch_fidelitys_network_on_8_bit_colour_images(weights_fil
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         theirs = Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
-    torch.save(theirs.state_dict(), weights_file)
+    torch.save(theirs.state_dict(), weights_file, _use_new_zipfile_serialization=False)  # as old as the real file
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", hashlib.sha256(weights_file.read_bytes()).hexdigest())
 
     grey = np.arange(2 * 64, dtype=np.uint8).reshape(2, 1, 8, 8)
     images = torch.from_numpy(grey / np.float32(127.5) - 1)
@@ -138,7 +140,7 @@ def test_inception_is_torch_fidelitys_network_on_8_bit_colour_images(weights_fil
     assert ours.name.startswith("inception-v3-compat (2048 features, torch-fidelity ")
 
 
-def test_an_inception_file_that_could_run_code_is_refused(weights_file):
+def test_an_inception_file_of_other_bytes_is_never_unpickled(weights_file):
     canary = weights_file.with_name("canary")
 
     class Payload:
@@ -146,21 +148,6 @@ def test_an_inception_file_that_could_run_code_is_refused(weights_file):
             return Path.touch, (canary,)
 
     weights_file.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(UnsafeError, match="holds other things than weights, not loaded"):
+    with pytest.raises(CheckpointError, match=r"6726825d\.pth does not match its SHA-256 and was not loaded"):
         build(EvaluateConfig(extractor="inception"), unlabelled(2, 3, 8, 8))
     assert not canary.exists()
-
-
-@pytest.mark.parametrize("state", [{"weight": torch.zeros(3)}, torch.zeros(3)])
-def test_weights_of_another_network_are_an_error_that_names_the_file(weights_file, state):
-    torch.save(state, weights_file)
-    with pytest.raises(CheckpointError, match=r"6726825d\.pth is damaged or another network's"):
-        build(EvaluateConfig(extractor="inception"), unlabelled(2, 3, 8, 8))
-
-
-@pytest.mark.parametrize("kept", [0, 100, 1000])
-def test_a_cut_weights_file_is_an_error_that_names_the_file(weights_file, kept):
-    torch.save({"weight": torch.zeros(1000)}, weights_file)
-    weights_file.write_bytes(weights_file.read_bytes()[:kept])
-    with pytest.raises((CheckpointError, UnsafeError), match=r"6726825d\.pth"):
-        build(EvaluateConfig(extractor="inception"), unlabelled(2, 3, 8, 8))

@@ -45,10 +45,10 @@ preview_images = 4
 
 
 def write_config(folder: Path, **changes: str) -> Path:
-    """The tiny config, with some `key = value` lines replaced."""
+    """The tiny config, with some `key = value` lines replaced (the first of that key)."""
     lines = CONFIG.splitlines()
     for key, value in changes.items():
-        (place,) = [i for i, line in enumerate(lines) if line.split(" = ")[0] == key]
+        place = next(i for i, line in enumerate(lines) if line.split(" = ")[0] == key)
         lines[place] = f"{key} = {value}"
     path = folder / "tiny.toml"
     path.write_text("\n".join(lines))
