@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test soak check format clean
+.PHONY: setup demo test soak gpu check format clean
 
 setup: $(READY)
 
@@ -23,6 +23,9 @@ test: setup
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m soak
+
+gpu: setup
+	$(BIN)/python -m pytest tests/gpu
 
 check: setup
 	$(BIN)/ruff check .

@@ -33,6 +33,11 @@ _PICKLE_MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
+def _shown(text: object) -> str:
+    """What a file says, fit for a message: one short line without control characters."""
+    return str(text)[:200].encode("unicode_escape").decode()
+
+
 def digest(description: str, tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the description and every tensor's name, type, shape and bytes."""
     total = hashlib.sha256(description.encode())
@@ -99,7 +104,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return safetensors.torch.load(data), metadata if isinstance(metadata, dict) else {}
     except Exception as error:  # safetensors' Rust errors share no base class
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {_shown(error)}") from None
 
 
 def describe(den: Denoiser) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
 def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Denoiser:
     """The denoiser that a description and its tensors make."""
     if description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {description.get('format')}; this diffunet reads {FORMAT}")
+        raise CheckpointError(f"{path} has format {_shown(description.get('format'))}; this diffunet reads {FORMAT}")
     try:
         config = TypeAdapter(spec.NetworkConfig).validate_python(description["network"])
         schedule = spec.schedule_config(description["schedule"])
@@ -176,7 +181,7 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -
         den = Denoiser(network, SCHEDULES.build(schedule), description["prediction"], clip, data)
     except (ValidationError, KeyError, TypeError, ConfigError) as error:
         first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} describes a network that this diffunet cannot build: {first}") from None
+        raise CheckpointError(f"{path} describes a network that this diffunet cannot build: {_shown(first)}") from None
     load_exactly(network, tensors, path)
     return den
 
@@ -189,7 +194,7 @@ def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
     """
     wanted = network.state_dict()
     wrong = [f"{n}: missing" for n in wanted if n not in tensors]
-    wrong += [f"{n}: not in this network" for n in tensors if n not in wanted]
+    wrong += [f"{_shown(n)}: not in this network" for n in tensors if n not in wanted]
     wrong += [
         f"{n}: {tuple(tensors[n].shape)} where {tuple(v.shape)} is expected"
         for n, v in wanted.items()

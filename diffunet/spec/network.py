@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from diffunet.spec.base import ByName, Count, Ints, Spec, contradictions
+
+# float32 weights that no single device holds beside their gradients, moments and average
+MAX_BYTES = 64 * 2**30
+Widths = Annotated[tuple[Annotated[int, Field(le=2**30)], ...], Strict(False)]
+
+
+def too_large(parameters: int) -> list[str]:
+    """The contradiction of a network with at least so many parameters: found by arithmetic, before any allocation."""
+    need = 4 * parameters
+    if need <= MAX_BYTES:
+        return []
+    return [
+        f"the weights would need {need / 1e9:,.0f} GB (at most {MAX_BYTES / 1e9:.0f}); use fewer channels or classes"
+    ]
 
 
 class SinusoidalTime(Spec):
@@ -87,8 +101,8 @@ class UNetConfig(Spec):
     out_channels: int = Field(3, ge=1, le=4096)
     cond_channels: int = Field(0, ge=0, le=4096, description="channels of an image condition, joined to the input")
     base_channels: int = Field(128, ge=1, le=16384)
-    channel_multipliers: Ints = Field((1, 2, 2, 2), min_length=1, max_length=12)
-    channels: Ints | None = Field(None, description="width of each level, in place of base x multipliers")
+    channel_multipliers: Widths = Field((1, 2, 2, 2), min_length=1, max_length=12)
+    channels: Widths | None = Field(None, description="width of each level, in place of base x multipliers")
     blocks_per_level: int | Ints = 2
     attention_levels: Ints = (1,)
     attention_in_mid: bool = True
@@ -133,8 +147,13 @@ class UNetConfig(Spec):
         bad += self._attention_contradictions()
         if self.null_class and self.num_classes is None:
             bad.append("null_class needs num_classes")
-        contradictions(bad)
+        contradictions(bad or too_large(self._least_parameters()))
         return self
+
+    def _least_parameters(self) -> int:
+        """Fewer than the network has: two convolutions of a width to itself for each block, and the class table."""
+        blocks = sum((2 * depth + 1) * width**2 for width, depth in zip(self.widths, self.depths, strict=True))
+        return 2 * blocks * 3**self.dims + (self.num_classes or 0) * self.time.width * self.base_channels
 
     def _attention_contradictions(self) -> list[str]:
         levels = {i for i in self.attention_levels if 0 <= i < len(self.widths)}
@@ -163,6 +182,13 @@ class ClassicUNetConfig(Spec):
     base_channels: int = Field(64, ge=1, le=16384)
     levels: Annotated[int, Field(ge=1, le=12)] = 5
     padding: Literal["valid", "same"] = "valid"
+
+    @model_validator(mode="after")
+    def _check(self) -> ClassicUNetConfig:
+        widths = [self.base_channels * 2**level for level in range(self.levels)]
+        # two convolutions on the way down, the first from half the width; the way up has more
+        contradictions(too_large(sum(w * w * 3**self.dims for w in widths)))
+        return self
 
 
 NetworkConfig = Annotated[UNetConfig | ClassicUNetConfig, Field(discriminator="kind")]
