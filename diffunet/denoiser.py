@@ -16,8 +16,8 @@ from diffunet.spec import DataInfo
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    """Shape value (B,) or () so that it multiplies like (B, C, *S), in `like`'s dtype."""
-    return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    """Shape value (B,) or () so that it multiplies like (B, C, *S), in `like`'s dtype and on its device."""
+    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 class Denoiser(nn.Module):
@@ -59,14 +59,15 @@ class Denoiser(nn.Module):
 
     def levels(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t (B,) in float64, and alpha, sigma shaped to multiply `like` (B, C, *S)."""
-        t = torch.as_tensor(t, dtype=torch.float64, device=like.device).expand(like.shape[0])
+        exact = torch.device("cpu") if like.device.type == "mps" else like.device  # Apple's GPUs have no float64
+        t = torch.as_tensor(t, device=exact).to(torch.float64).expand(like.shape[0])
         alpha, sigma = self.schedule.alpha_sigma(t)
         return t, per_sample(alpha, like), per_sample(sigma, like)
 
     def guess(self, x_t: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """What the network says of x_t (B, C, *S) at times t in (0, 1], a scalar or (B,)."""
         t, alpha, sigma = self.levels(t, x_t)
-        return self.network(self.rule.input(x_t, alpha, sigma), self.schedule.network_time(t), **cond)
+        return self.network(self.rule.input(x_t, alpha, sigma), self.schedule.network_time(t).to(x_t.device), **cond)
 
     def estimate(self, x_t: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """x_0 without the threshold."""

@@ -55,7 +55,7 @@ class Objective:
         error = (guess - den.rule.target(x0, eps, alpha, sigma).float()) ** 2
         alpha, sigma = den.schedule.alpha_sigma(t)
         weight = self.weight(den.rule.x0_weight(alpha, sigma), (alpha / sigma) ** 2)
-        return weight.float() * error.flatten(1).mean(dim=1)
+        return weight.to(error) * error.flatten(1).mean(dim=1)
 
 
 WEIGHTS: Table[Any] = Table("weight", {"simple": Simple, "min_snr": MinSNR})

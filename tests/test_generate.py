@@ -19,7 +19,7 @@ from tests.oracles import Gaussian
 LINEAR = Schedule.linear()
 every_sampler = pytest.mark.parametrize("sampler", [*SAMPLERS, "DDPMScheduler", {"kind": "ddim", "eta": 1.0}])
 # another batch size sums float32 in another order; a few steps of a network carry that on
-ROUNDING = {"rtol": 0.0, "atol": 1e-5}
+ROUNDING: Any = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,8 +23,8 @@ STOCHASTIC: dict[str, dict[str, Any]] = {
     "ddim eta=1": {"kind": "ddim", "eta": 1.0},
     "ddim eta=0.5": {"kind": "ddim", "eta": 0.5},
 }
-LINEAR = Schedule.linear()
-ALPHAS_BAR = LINEAR.alphas_bar()  # type: ignore[attr-defined]
+LINEAR: Any = Schedule.linear()
+ALPHAS_BAR: Tensor = LINEAR.alphas_bar()
 # diffusers' schedulers make arrays of tensors in a way that NumPy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
@@ -63,7 +64,7 @@ def final_std(den: Gaussian, sampler: Any, steps: int, spacing: str | None = Non
     rule = build(sampler)
     times, scale, _ = rule.start(den.schedule, steps, spacing)
     variance = scale**2
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         _, c, h = probe(rule, den, t, s)
         variance = c**2 * variance + h**2
     return math.sqrt(variance)
@@ -116,7 +117,7 @@ def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(schedule: str, step
     process = getattr(Schedule, schedule)()
     ddim, ddpm, den = build(STOCHASTIC["ddim eta=1"]), build("ddpm"), Gaussian(process, mean=0.3)
     times = process.grid(steps).tolist()
-    for t, s in list(zip(times[:-1], times[1:], strict=True))[:: max(1, steps // 50)]:
+    for t, s in list(pairwise(times))[:: max(1, steps // 50)]:
         # both are exact forms of the same posterior: float64 rounding, and steps that nearly cancel
         assert probe(ddim, den, t, s) == pytest.approx(probe(ddpm, den, t, s), rel=1e-8, abs=1e-8)
 
@@ -146,7 +147,7 @@ def test_ddim_on_karras_is_eulers_method_in_sigma() -> None:
     schedule = Schedule.karras()
     den, times = Gaussian(schedule), schedule.grid(18).tolist()
     x = 80 * ones(1, 1)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x = x + (schedule.sigma(s) - schedule.sigma(t)) * (x - den(x, t)) / schedule.sigma(t)
     got = generate(den, (1, 1), "ddim", 18, noise=ones(1, 1))
     assert got.item() == pytest.approx(0.42303144, abs=5e-9)
@@ -229,7 +230,7 @@ def test_a_sampler_is_built_from_a_name_a_dict_or_itself() -> None:
 
 
 def test_unknown_sampler_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown sampler 'dimm'; did you mean 'ddim'.*ddpm"):
+    with pytest.raises(ConfigError, match=r"unknown sampler 'dimm'; did you mean 'ddim'.*ddpm"):
         build("dimm")
     with pytest.raises(ValueError, match="eta"):
         build({"kind": "ddim", "etaa": 1.0})

@@ -18,7 +18,7 @@ from tests.test_samplers import final_std, gain
 
 # diffusers makes arrays of tensors in ways that NumPy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-LINEAR = Schedule.linear()
+LINEAR: Any = Schedule.linear()
 SHAPE = (2, 1, 8)
 # our sampler, diffusers' scheduler, its options, options of its step
 PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any], dict[str, Any]]] = {
@@ -58,7 +58,7 @@ def _theirs(pair: str, net: Any, clip: float | None, steps: int, spacing: str) -
     options = options | {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0, "timestep_spacing": spacing}
     scheduler = made(num_train_timesteps=1000, **options)
     # its float32 table makes 1 - abar_t / abar_s wrong in the 4th digit near t = 0; given ours, only its steps differ
-    scheduler.alphas_cumprod = LINEAR.alphas_bar()  # type: ignore[attr-defined]
+    scheduler.alphas_cumprod = LINEAR.alphas_bar()
     scheduler.set_timesteps(steps)
     source, trajectory = Noise([0, 1]), []
     x = LINEAR.sigma(1.0) * source(SHAPE[1:])
@@ -78,7 +78,7 @@ CASES += [("ddim", 1.0, 1000, "trailing"), ("ddpm fixed_small", None, 1000, "lea
 @pytest.mark.parametrize(("pair", "clip", "steps", "spacing"), CASES)
 @torch.no_grad()
 def test_every_step_is_that_of_diffusers(pair: str, clip: float | None, steps: int, spacing: str) -> None:
-    den = tiny.denoiser(clip=clip and (-clip, clip))
+    den = tiny.denoiser(clip=None if clip is None else (-clip, clip))
     theirs, ours = _theirs(pair, den.network, clip, steps, spacing), []
     generate(den, SHAPE, PAIRS[pair][0], steps, spacing, on_step=lambda progress: ours.append(progress.x))
     assert len(ours) == steps
@@ -149,7 +149,7 @@ def test_parallel_requests_do_not_share_a_scheduler(scheduler: str) -> None:
 
 def test_unknown_scheduler_is_an_error_that_names_the_nearest() -> None:
     for ask in (lambda: build("UniPCMultistpScheduler"), lambda: build({"kind": "diffusers", "scheduler": "UniPC"})):
-        with pytest.raises(ConfigError, match="unknown diffusers scheduler 'UniPC.*one of: .*UniPCMultistepScheduler"):
+        with pytest.raises(ConfigError, match=r"unknown diffusers scheduler 'UniPC.*one of: .*UniPCMultistepScheduler"):
             ask()
     with pytest.raises(ConfigError, match="did you mean 'UniPCMultistepScheduler'"):
         build("UniPCMultistpScheduler")

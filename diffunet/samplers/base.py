@@ -29,6 +29,11 @@ class Start(NamedTuple):
     history: Any = None
 
 
+def levels(schedule: Any, t: float) -> tuple[float, float]:
+    """alpha and sigma at t as numbers."""
+    return float(schedule.alpha(t)), float(schedule.sigma(t))
+
+
 class Noise:
     """Unit noise with one generator per image, on the CPU, so that an image never depends on its batch or device.
 
@@ -54,8 +59,10 @@ class Sampler:
     order: ClassVar[int | None] = None
 
     def start(self, schedule: Schedule, steps: int, spacing: str | None) -> Start:
-        """Grid and first noise: sigma(1) eps on every schedule."""
-        return Start(schedule.grid(steps, spacing).tolist(), schedule.sigma(1.0))
+        """Grid and first noise: sigma(1) eps on every schedule; one that brings no grid of its own is cut evenly."""
+        own = getattr(schedule, "grid", None)
+        times = own(steps, spacing).tolist() if own else [1 - i / steps for i in range(steps + 1)]
+        return Start(times, float(schedule.sigma(1.0)))
 
     def step(
         self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: float, s: float, noise: Noise, history: Any = None

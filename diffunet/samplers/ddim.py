@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffunet.samplers.base import Denoise, Noise, Sampler, Step
+from diffunet.samplers.base import Denoise, Noise, Sampler, Step, levels
 from diffunet.schedules import Schedule
 from diffunet.spec import DDIMSampler
 
@@ -29,7 +29,7 @@ class DDIM(Sampler):
         x0 = denoise(x_t, t)
         if s == 0:
             return Step(x0, x0)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = [(schedule.alpha(r), schedule.sigma(r)) for r in (t, s)]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (levels(schedule, t), levels(schedule, s))
         eps = (x_t - alpha_t * x0) / sigma_t
         h2 = (self.config.eta * sigma_s / sigma_t) ** 2 * (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2)
         x_s = alpha_s * x0 + (sigma_s**2 - h2) ** 0.5 * eps

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffunet.samplers.base import Denoise, Noise, Sampler, Step
+from diffunet.samplers.base import Denoise, Noise, Sampler, Step, levels
 from diffunet.schedules import Schedule
 from diffunet.spec import DDPMSampler
 
@@ -29,7 +29,7 @@ class DDPM(Sampler):
         x0 = denoise(x_t, t)
         if s == 0:
             return Step(x0, x0)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = [(schedule.alpha(r), schedule.sigma(r)) for r in (t, s)]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (levels(schedule, t), levels(schedule, s))
         a_ts = alpha_t / alpha_s
         v_ts = sigma_t**2 - a_ts**2 * sigma_s**2
         mean = a_ts * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * v_ts / sigma_t**2 * x0

@@ -151,9 +151,10 @@ class UNetConfig(Spec):
         return self
 
     def _least_parameters(self) -> int:
-        """Fewer than the network has: two convolutions of a width to itself for each block, and the class table."""
-        blocks = sum((2 * depth + 1) * width**2 for width, depth in zip(self.widths, self.depths, strict=True))
-        return 2 * blocks * 3**self.dims + (self.num_classes or 0) * self.time.width * self.base_channels
+        """A lower bound: of each level the convolutions from its own width to its own width, and the class table."""
+        # two a block, d blocks down and d + 1 up; the first of all comes from another width
+        squares = sum((4 * d + 1) * w**2 for w, d in zip(self.widths, self.depths, strict=True))
+        return squares * 3**self.dims + (self.num_classes or 0) * self.time.width * self.base_channels
 
     def _attention_contradictions(self) -> list[str]:
         levels = {i for i in self.attention_levels if 0 <= i < len(self.widths)}

@@ -29,6 +29,7 @@ class TrainConfig(Spec):
     threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="CPU threads; kept on resume")
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     compile: bool = False
+    deterministic: bool = Field(True, description="on a GPU: only operations that give the same bits each time")
     checkpoint_every: Count = 1000
     keep_checkpoints: Annotated[int, Field(ge=2, le=1_000_000)] = 2
     preview_every: Count = 1000

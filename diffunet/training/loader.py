@@ -101,4 +101,6 @@ class Loader:
 
     def _move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         device = self.accelerator.device
-        return {k: v if k == "index" else v.to(device, non_blocking=True) for k, v in batch.items()}
+        # numbers of float64 and names stay here: some devices have no float64, and the schedule's maths wants it
+        stay = ("index", "u")
+        return {k: v if k in stay else v.to(device, non_blocking=True) for k, v in batch.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
     Raises:
         UserError: see `diffunet.errors`; status.json in the folder says the same.
     """
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when CUDA starts
     processes = PartialState(cpu=_on_cpu())
     folder = RunFolder(path)
     say = say if processes.is_main_process else _silent
@@ -42,7 +45,7 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
             if processes.is_main_process:
                 folder.claim()
                 folder.adopt(config)
-                folder.write_status("starting", 0)
+                folder.write_status("starting", folder.read_status().get("step", 0))
             return _train(config, folder, processes, signals, say)
         except UserError as error:
             _note_end(folder, processes, "interrupted" if isinstance(error, Interrupted) else "failed", error)
@@ -106,6 +109,9 @@ def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signal
         )
     counters = _counters(config, resume, processes)
     torch.set_num_threads(counters.threads)
+    if config.train.deterministic and processes.device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
     say(_headline(config, split, counters, processes))
     accelerator = _accelerator(config, folder, counters.precision)
     trainer = Trainer(config, folder, split, accelerator, counters, resume, say)
@@ -136,9 +142,10 @@ def _headline(config: RunConfig, split: data.Split, counters: state.Counters, pr
     held_out = len(split.held_out) if split.held_out else 0
     where = f"resuming at step {counters.step} (sha ok)" if counters.step else "starting"
     chosen = " (auto)" if config.train.precision == "auto" else ""
+    shape = "x".join(map(str, split.train.shape))
     return (
-        f"{where}: {len(split.train)} training and {held_out} held-out images of "
-        f"{'x'.join(map(str, split.train.shape))}, {processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
+        f"{where}: {len(split.train)} training and {held_out} held-out images of {shape}, "
+        f"{processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
         f"precision {counters.precision}{chosen}"
     )
 

@@ -42,7 +42,8 @@ def stopped(process: subprocess.Popen, run: Path, seconds: float, number: int = 
     """Signal the process after `seconds` of steps; its exit code."""
     end = time.monotonic() + 300
     while not (run / "metrics.jsonl").exists() or not metrics(run):
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
         time.sleep(0.1)
     time.sleep(seconds)
     process.send_signal(number)

@@ -49,7 +49,9 @@ def test_a_preset_takes_changes_and_leaves_the_rest() -> None:
 @pytest.mark.parametrize("condition", ["shift", "scale_shift"])
 @pytest.mark.parametrize("pad", ["symmetric", "asymmetric"])
 @pytest.mark.parametrize(
-    "sides", [(15, 13), (37,), (9, 10, 11), (1,), (1, 1), (1, 1, 1), (2,), (2, 1), (7,), (1, 7), (2, 2, 2), (12, 20)], ids=str
+    "sides",
+    [(15, 13), (37,), (9, 10, 11), (1,), (1, 1), (1, 1, 1), (2,), (2, 1), (7,), (1, 7), (2, 2, 2), (12, 20)],
+    ids=str,
 )
 def test_any_size_keeps_its_shape_and_reaches_every_parameter(sides: tuple[int, ...], pad: Any, condition: Any) -> None:
     block = ResidualBlock(groups=2, condition=condition)
@@ -57,7 +59,9 @@ def test_any_size_keeps_its_shape_and_reaches_every_parameter(sides: tuple[int, 
     y = net(images(2, 2, *sides), torch.tensor([3, 500]))
     assert y.shape == (2, 5, *sides)
     (y * images(*y.shape, seed=2)).sum().backward()
-    untouched = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    untouched = [
+        n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ]
     assert untouched == []
 
 

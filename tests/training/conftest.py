@@ -82,7 +82,7 @@ def golden(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def wait_for(condition, seconds: float = 30) -> None:  # noqa: ANN001
+def wait_for(condition, seconds: float = 30) -> None:
     """Poll until `condition()` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -64,7 +64,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
     """Weights, average and moments of a checkpoint."""
     folder = run / "checkpoints" / f"step-{step:08d}"
-    parts = {name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("network", "ema", "optimizer")}
+    parts = {
+        name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("network", "ema", "optimizer")
+    }
     return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 

@@ -20,7 +20,15 @@ STEPS = 12
 
 def torchrun(*arguments: object) -> list[str]:
     """The command of the README, two processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_endpoint", "127.0.0.1:0"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--rdzv_endpoint",
+        "127.0.0.1:0",
+    ]
     return [*launcher, "--rdzv_backend", "c10d", "-m", "train", *map(str, arguments)]
 
 
@@ -34,7 +42,12 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("ranks")
     config = write_config(folder, block='{ kind = "residual", groups = 4, dropout = 0.0 }', steps=str(STEPS))
     done = subprocess.run(
-        torchrun(config, "--out", folder / "run"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        torchrun(config, "--out", folder / "run"),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "2 process(es) on cpu" in done.stdout
@@ -101,3 +114,14 @@ def test_a_signal_to_the_launcher_stops_both_ranks_and_the_run_goes_on_exactly(
     assert subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, timeout=300).returncode == 0
     assert time.monotonic() - begun < 200
     assert_same_run(run, mine, STEPS)
+
+
+def test_accelerate_launch_with_the_cpu_preset_equals_the_plain_program(
+    zygote: Zygote, golden: Path, tmp_path: Path
+) -> None:
+    preset = ROOT / "train" / "launch" / "cpu.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", preset, "-m", "train"]
+    command = [*launcher, write_config(tmp_path), "--out", tmp_path / "run"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(golden, tmp_path / "run", 24)

@@ -32,8 +32,8 @@ def die_at(wanted: int) -> None:
     inside, count = threading.Event(), 0
     write, rotate = checkpoint.write, checkpoint.rotate
 
-    def watched(function):  # noqa: ANN001, ANN202
-        def call(*args, **options):  # noqa: ANN002, ANN003, ANN202
+    def watched(function):
+        def call(*args, **options):
             inside.set()
             try:
                 return function(*args, **options)
