@@ -90,6 +90,14 @@ def test_tensors_of_another_file_are_seen(whole: bytes, path: Path) -> None:
     )
 
 
+def test_a_repeated_entry_is_seen_though_both_say_the_same(whole: bytes, path: Path) -> None:
+    size = struct.unpack("<Q", whole[:8])[0]
+    text, tensors = whole[8 : 8 + size].rstrip(), whole[8 + size :]
+    name, entry = next(item for item in json.loads(text).items() if item[0] != "__metadata__")
+    again = b"{" + f"{json.dumps(name)}:{json.dumps(entry)},".encode() + text[1:]
+    assert "unique keys" in refused(path, header(again) + tensors)
+
+
 class Payload:
     """Unpickling this creates a file."""
 

@@ -18,16 +18,22 @@ def named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def listed(value: Any) -> Any:
+    """One value stands for a list of it: `--model.attention_levels 1`."""
+    return (value,) if isinstance(value, (int, str)) else value
+
+
 def contradictions(messages: list[str]) -> None:
-    """Raise all the contradictions of one section as one error."""
+    """Raise all the contradictions of one section as one error; each message names every key that it is about."""
     if messages:
-        raise PydanticCustomError("contradiction", "{text}", {"text": "; ".join(messages)})
+        raise PydanticCustomError("contradiction", "{text}", {"text": "; ".join(messages), "each": messages})
 
 
 ByName = BeforeValidator(named)
-Ints = Annotated[tuple[int, ...], Strict(False)]
+IntTuple = Annotated[tuple[int, ...], Strict(False)]
+Ints = Annotated[IntTuple, BeforeValidator(listed)]
 Floats = Annotated[tuple[float, ...], Strict(False)]
-Strings = Annotated[tuple[str, ...], Strict(False)]
+Strings = Annotated[tuple[str, ...], Strict(False), BeforeValidator(listed)]
 Pair = Annotated[tuple[float, float], Strict(False)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Whole = Annotated[int, Field(ge=0, le=2**40)]

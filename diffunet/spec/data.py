@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from diffunet.spec.base import Count, Ints, Pair, Spec, Strings, Whole, contradictions
+from diffunet.spec.base import Count, Ints, IntTuple, Pair, Spec, Strings, Whole, contradictions
 
 
 class DataInfo(Spec):
@@ -22,7 +22,7 @@ class DataConfig(Spec):
 
     name: Literal["digits", "folder", "array", "fashion_mnist", "mnist", "cifar10"] = "digits"
     path: str | None = None
-    size: int | Ints | None = Field(None, description="side, or (height, width); images are resized, then cropped")
+    size: int | IntTuple | None = Field(None, description="side, or (height, width); images are resized, then cropped")
     channels: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="1 greyscale, 3 RGB; arrays any")
     background: Ints = Field((255, 255, 255), description="colour that transparent pixels are laid on")
     value_range: Pair | None = Field(None, description="values that become -1 and 1; needed for float data")
@@ -44,7 +44,7 @@ class DataConfig(Spec):
         if isinstance(self.size, tuple) and len(self.size) != 2:
             bad.append(f"size must be a side or [height, width], not {list(self.size)}")
         if self.name != "digits" and self.path is None:
-            bad.append(f"data '{self.name}' needs data.path")
+            bad.append(f"data.name = '{self.name}' needs data.path")
         if len(self.background) != 3 or any(not 0 <= c <= 255 for c in self.background):
             bad.append(f"background must be three numbers 0 to 255, not {list(self.background)}")
         if self.value_range and self.value_range[0] >= self.value_range[1]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
-from diffunet.spec.base import ByName, Count, Ints, Spec, contradictions
+from diffunet.spec.base import ByName, Count, Ints, IntTuple, Spec, contradictions, listed
 
 # float32 weights that no single device holds beside their gradients, moments and average
 MAX_BYTES = 64 * 2**30
-Widths = Annotated[tuple[Annotated[int, Field(le=2**30)], ...], Strict(False)]
+Widths = Annotated[tuple[Annotated[int, Field(le=2**30)], ...], Strict(False), BeforeValidator(listed)]
 
 
-def too_large(parameters: int) -> list[str]:
+def too_large(parameters: int, keys: str) -> list[str]:
     """The contradiction of a network with at least so many parameters: found by arithmetic, before any allocation."""
     need = 4 * parameters
     if need <= MAX_BYTES:
         return []
-    return [
-        f"the weights would need {need / 1e9:,.0f} GB (at most {MAX_BYTES / 1e9:.0f}); use fewer channels or classes"
-    ]
+    return [f"the weights would need {need / 1e9:,.0f} GB, at most {MAX_BYTES / 1e9:.0f} are allowed; lower {keys}"]
 
 
 class SinusoidalTime(Spec):
@@ -103,7 +101,7 @@ class UNetConfig(Spec):
     base_channels: int = Field(128, ge=1, le=16384)
     channel_multipliers: Widths = Field((1, 2, 2, 2), min_length=1, max_length=12)
     channels: Widths | None = Field(None, description="width of each level, in place of base x multipliers")
-    blocks_per_level: int | Ints = 2
+    blocks_per_level: int | IntTuple = 2
     attention_levels: Ints = (1,)
     attention_in_mid: bool = True
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -122,6 +120,11 @@ class UNetConfig(Spec):
         return self.channels or tuple(self.base_channels * m for m in self.channel_multipliers)
 
     @property
+    def _made(self) -> str:
+        """The keys that the widths come from."""
+        return "channels" if self.channels else "base_channels x channel_multipliers"
+
+    @property
     def depths(self) -> tuple[int, ...]:
         """Blocks of each level on the way down (one more on the way up)."""
         blocks = self.blocks_per_level
@@ -129,25 +132,26 @@ class UNetConfig(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
-        widths, levels = self.widths, len(self.widths)
-        bad = [f"channels and multipliers must be at least 1, not {w}" for w in widths if w < 1]
+        widths, levels, made = self.widths, len(self.widths), self._made
+        bad = [f"{made}: a width must be at least 1, not {w}" for w in widths if w < 1]
         if len(self.depths) != levels:
-            bad.append(f"blocks_per_level names {len(self.depths)} levels but there are {levels}")
+            bad.append(f"blocks_per_level names {len(self.depths)} levels but there are {levels} ({made})")
         if any(not 1 <= d <= 64 for d in self.depths):
             bad.append(f"blocks_per_level must be 1 to 64, not {self.blocks_per_level}")
         for name in ("attention_levels", "checkpoint_levels"):
             bad += [
-                f"{name} holds {i} but the levels are 0 to {levels - 1}"
+                f"{name} holds {i} but the levels are 0 to {levels - 1} ({made})"
                 for i in getattr(self, name)
                 if not 0 <= i < levels
             ]
         groups = self.block.groups
         for width in sorted({w for w in (*widths, self.base_channels) if w >= 1 and w % groups}):
-            bad.append(f"a width of {width} channels is not divisible by block.groups = {groups}")
+            bad.append(f"a width of {width} channels is not divisible by block.groups = {groups} ({made})")
         bad += self._attention_contradictions()
         if self.null_class and self.num_classes is None:
             bad.append("null_class needs num_classes")
-        contradictions(bad or too_large(self._least_parameters()))
+        sizes = f"{made}, blocks_per_level or num_classes"
+        contradictions(bad or too_large(self._least_parameters(), sizes))
         return self
 
     def _least_parameters(self) -> int:
@@ -157,16 +161,16 @@ class UNetConfig(Spec):
         return squares * 3**self.dims + (self.num_classes or 0) * self.time.width * self.base_channels
 
     def _attention_contradictions(self) -> list[str]:
-        levels = {i for i in self.attention_levels if 0 <= i < len(self.widths)}
+        made, levels = self._made, {i for i in self.attention_levels if 0 <= i < len(self.widths)}
         if self.attention_in_mid:
             levels.add(len(self.widths) - 1)
         bad = []
         for width in sorted({self.widths[i] for i in levels}):
             per, heads = self.attention.head_channels, self.attention.heads
             if per and width % per:
-                bad.append(f"a width of {width} channels is not divisible by attention.head_channels = {per}")
+                bad.append(f"a width of {width} channels is not divisible by attention.head_channels = {per} ({made})")
             if heads and width % heads:
-                bad.append(f"a width of {width} channels is not divisible by attention.heads = {heads}")
+                bad.append(f"a width of {width} channels is not divisible by attention.heads = {heads} ({made})")
         return bad
 
 
@@ -188,7 +192,7 @@ class ClassicUNetConfig(Spec):
     def _check(self) -> ClassicUNetConfig:
         widths = [self.base_channels * 2**level for level in range(self.levels)]
         # two convolutions on the way down, the first from half the width; the way up has more
-        contradictions(too_large(sum(w * w * 3**self.dims for w in widths)))
+        contradictions(too_large(sum(w * w * 3**self.dims for w in widths), "base_channels or levels"))
         return self
 
 

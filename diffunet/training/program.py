@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,9 +159,11 @@ def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accele
     """
     trackers = list(config.train.trackers)
     try:
-        accelerator = Accelerator(
-            cpu=_on_cpu(), mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path)
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no supported trackers")  # said below, as an error
+            accelerator = Accelerator(
+                cpu=_on_cpu(), mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path)
+            )
         if trackers:
             if len(accelerator.log_with) != len(trackers):
                 raise ValueError("not installed")

@@ -61,7 +61,9 @@ class RunFolder:
             CheckpointError: the folder's config.json is broken.
         """
         path = self.path / "config.json"
-        if path.exists():
+        # a start that failed before its first step has nothing to lose, and its config may be mended
+        begun = self.checkpoints.is_dir() or (self.metrics.exists() and self.metrics.stat().st_size > 0)
+        if path.exists() and begun:
             configs.check_resume(read_config(self.path), config, self.path)
         write_file(path, (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
 

@@ -1,0 +1,488 @@
+"""A config says what is wrong with it: every mistake at once, each by its key, before torch is imported."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffunet import config as configs
+from diffunet.cli import main
+from diffunet.errors import ConfigError
+from diffunet.nn import NETWORKS
+from diffunet.spec import ClassicUNetConfig, ResidualBlock, RunConfig, UNetConfig
+from diffunet.spec.explain import keys
+from diffunet.zoo import PRESETS
+
+SMALL: dict[str, Any] = {"model": {"in_channels": 1, "out_channels": 1, "base_channels": 32}}
+
+
+def message(table: dict[str, Any], base: dict[str, Any] = SMALL) -> str:
+    """What the error of a config says."""
+    with pytest.raises(ConfigError) as caught:
+        configs.resolve(configs.merge(base, table), "x.toml")
+    assert str(caught.value).count("\n") <= 5, "more than six lines"
+    return str(caught.value)
+
+
+# --- unknown keys and names -------------------------------------------------------------------------------------------
+
+TYPOS = [
+    ({"train": {"lerning_rate": 1e-4}}, "unknown key 'train.lerning_rate'; did you mean 'learning_rate'?"),
+    ({"trian": {"steps": 3}}, "unknown key 'trian'; did you mean 'train'?"),
+    ({"model": {"block": {"grups": 8}}}, "unknown key 'model.block.grups'; did you mean 'groups'?"),
+    ({"process": {"learning_rate": 1e-4}}, "unknown key 'process.learning_rate'; did you mean 'train.learning_rate'?"),
+    ({"process": {"schedule": {"kind": "linear", "s": 0.1}}}, "known keys: kind, T, beta_start, beta_end"),
+    ({"process": {"schedule": "cosin"}}, "process.schedule = 'cosin': did you mean 'cosine'? one of: linear"),
+    ({"sample": {"sampler": "dimm"}}, "sample.sampler = 'dimm': did you mean 'ddim'? one of: ddpm"),
+    ({"train": {"precision": "bf17"}}, "train.precision = 'bf17': did you mean 'bf16'?"),
+    ({"model": {"preset": "smal"}}, "model.preset: unknown preset 'smal'; did you mean 'small'? one of: ddpm-cifar10"),
+    ({"model": {"preset": "unet-2015"}}, "preset 'unet-2015' is a 'classic' network, not a 'unet' one"),
+    ({"model": {"": 1}}, "unknown key 'model.'"),
+    ({"model": {"1": 1}}, "unknown key 'model.1'"),
+    ({"run": {"name": "../up"}}, 'run.name = "../up": should match pattern'),
+]
+
+
+@pytest.mark.parametrize(("table", "expected"), TYPOS)
+def test_an_unknown_name_is_answered_with_the_nearest(table: dict[str, Any], expected: str) -> None:
+    assert expected in message(table)
+
+
+# --- wrong values -----------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("train.learning_rate", "1e-4", "should be a number"),
+    ("train.learning_rate", math.nan, "should be a finite number"),
+    ("train.learning_rate", math.inf, "should be a finite number"),
+    ("train.learning_rate", 0, "should be greater than 0"),
+    ("train.steps", True, "should be an integer"),
+    ("train.steps", 1.0, "should be an integer"),
+    ("train.steps", 0, "should be greater than or equal to 1"),
+    ("train.steps", None, "should be an integer"),
+    ("train.keep_checkpoints", 1, "should be greater than or equal to 2"),
+    ("train.compile", "yes", "should be a boolean"),
+    ("train.betas", 0.9, "should be a list"),
+    ("train.betas", [0.9], "should have more items"),
+    ("train", [1], "should be a table"),
+    ("model", 3, "should be a table"),
+    ("model.blocks_per_level", 1.5, "should be an integer or a list"),
+    ("model.blocks_per_level", [1, 1, 1, "2"], '.3 = "2": should be an integer'),
+    ("model.channel_multipliers", [1.5], ".0 = 1.5: should be an integer"),
+    ("model.channel_multipliers", [10**30], "should be less than or equal to"),
+    ("model.block", 3, "should be a table"),
+    ("data.path", 7, "should be a string"),
+    ("run.name", "x" * 300, "should have at most 200 characters"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_expected(key: str, value: Any, expected: str) -> None:
+    nested = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    said = message(nested)
+    assert said.startswith(f"x.toml: {key}")
+    assert expected in said
+
+
+def test_all_mistakes_come_at_once_and_nothing_that_only_follows_from_them() -> None:
+    """The wrong base_channels is not also called indivisible, nor its model called one without a null class."""
+    said = message(
+        {
+            "model": {"base_channels": "36", "block": {"groups": 12}, "null_class": True, "num_classes": 10},
+            "process": {"prediction": "edm", "clip": [1, -1]},
+            "objective": {"class_dropout": 0.1, "wieght": "simple"},
+            "data": {"name": "folder", "size": [1, 2, 3]},
+            "train": {"batch_size": 10, "accumulation": 3, "betas": [0.9, 1.5], "lr": 1},
+            "ema": {"decay": 1.0},
+        }
+    )
+    assert said.startswith("7 errors in x.toml:")
+    for part in (
+        'model.base_channels = "36"',
+        "prediction 'edm' needs schedule 'karras'",
+        "clip = [1.0, -1.0]",
+        "objective.wieght",
+        "did you mean 'weight'",
+        "data.path",
+        "size must be",
+        "batch_size = 10 is not divisible by accumulation = 3",
+        "betas must lie in [0, 1), not 1.5",
+        "train.lr",
+        "ema.decay",
+    ):
+        assert part in said, part
+    assert "divisible by block.groups" not in said
+    assert "null_class" not in said
+
+
+CONTRADICTIONS = [
+    ({"model": {"attention_levels": [4]}}, "attention_levels holds 4 but the levels are 0 to 3"),
+    ({"model": {"null_class": True}}, "null_class needs num_classes"),
+    ({"model": {"out_channels": 3}}, "model.out_channels = 3 must equal in_channels = 1"),
+    ({"model": {"attention": {"heads": 3}}}, "32 channels is not divisible by attention.heads = 3"),
+    ({"model": {"attention": {"heads": 2, "head_channels": 8}}}, "give heads or head_channels, not both"),
+    ({"model": {"dims": 1}}, "model.dims = 1 needs data.name = 'array', not 'digits'"),
+    ({"model": {"cond_channels": 1}}, "model.cond_channels"),
+    ({"objective": {"class_dropout": 0.1}}, "objective.class_dropout needs model.null_class = true"),
+    ({"sample": {"guidance": 2.0}}, "sample.guidance needs model.null_class = true"),
+    ({"process": {"schedule": "karras"}}, "use 'edm' with 'karras'"),
+    ({"process": {"schedule": "flow", "prediction": "v"}}, "prediction 'v' needs alpha^2 + sigma^2 = 1"),
+    ({"data": {"value_range": [1, 0]}}, "value_range = [1.0, 0.0] must be [low, high]"),
+    ({"data": {"background": [0, 0]}}, "background must be three numbers"),
+]
+
+
+@pytest.mark.parametrize(("table", "expected"), CONTRADICTIONS)
+def test_a_contradiction_names_its_keys(table: dict[str, Any], expected: str) -> None:
+    base: dict[str, Any] = copy.deepcopy(SMALL)
+    base["model"]["base_channels"] = 32
+    assert expected in message(table, base)
+
+
+# --- huge but valid ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "need"),
+    [
+        ({"base_channels": 16384, "channel_multipliers": [1000], "attention_levels": [0]}, "86,973,088 GB"),
+        ({"channels": [2**20], "attention_levels": []}, "GB"),
+        ({"dims": 3, "base_channels": 4096, "channel_multipliers": [1], "blocks_per_level": 64}, "GB"),
+        ({"base_channels": 16384, "channel_multipliers": [1], "num_classes": 10_000_000}, "GB"),
+    ],
+)
+def test_a_network_that_no_machine_holds_is_refused_by_arithmetic(model: dict[str, Any], need: str) -> None:
+    begun = time.perf_counter()
+    said = message({"model": model})
+    assert time.perf_counter() - begun < 0.2
+    assert "the weights would need" in said
+    assert need in said
+    assert "at most 69 are allowed; lower" in said
+
+
+def test_the_arithmetic_never_counts_more_than_there_is() -> None:
+    """The bound is below the true count on random networks, and within a factor of three on the presets."""
+    chance = random.Random(0)
+    drawn = [
+        UNetConfig(
+            dims=chance.choice([1, 2, 3]),
+            channels=tuple(chance.randint(1, 40) for _ in range(levels)),
+            base_channels=chance.randint(1, 40),
+            blocks_per_level=tuple(chance.randint(1, 3) for _ in range(levels)),
+            attention_levels=(),
+            num_classes=chance.choice([None, 1000]),
+            block=ResidualBlock(groups=1),
+        )
+        for levels in (1, 2, 3, 4)
+        for _ in range(5)
+    ]
+    presets = [c for c in PRESETS.values() if isinstance(c, UNetConfig)]
+    for config in [*drawn, *presets]:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in NETWORKS.build(config).parameters())
+        assert config._least_parameters() <= count
+        assert config not in presets or count <= 3 * config._least_parameters()
+
+
+def test_the_classic_network_has_the_same_limit() -> None:
+    with pytest.raises(ValueError, match="the weights would need 57,646 GB"):
+        ClassicUNetConfig(base_channels=16384, levels=7)
+
+
+# --- flags, presets, files --------------------------------------------------------------------------------------------
+
+
+def test_flags_are_values_by_tomls_rules() -> None:
+    flags = "--train.steps 200 --train.learning_rate=1e-3 --model.channel_multipliers 1,2,2 --data.flip --data.path a/b"
+    assert configs.parse_flags(flags.split()) == {
+        "train": {"steps": 200, "learning_rate": 1e-3},
+        "model": {"channel_multipliers": [1, 2, 2]},
+        "data": {"flip": True, "path": "a/b"},
+    }
+    assert configs.parse_flags(["--process.clip", "false", "--data.flip", "--train.seed", "3"]) == {
+        "process": {"clip": False},
+        "data": {"flip": True},
+        "train": {"seed": 3},
+    }
+    assert configs.parse_flags(["--model.block", "{kind = 'residual', groups = 4}"])["model"]["block"]["groups"] == 4
+    assert configs.parse_flags(["--train.seed", "1", "--train.seed", "2"]) == {"train": {"seed": 2}}
+    assert configs.parse_value("1\nother = 2") == "1\nother = 2"
+    assert configs.parse_value("[" * 5000) == "[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--steps", "200"], "unknown argument '--steps'; did you mean --train.steps?"),
+        (["steps"], "did you mean --train.steps?"),
+        (["extra"], "unknown argument 'extra'; keys are written --section.key value"),
+        (["--" + "a." * 5000 + "b", "1"], "keys are written --section.key value"),
+        (["--trian.steps", "200"], "unknown key 'trian'; did you mean 'train'?"),
+        (["--train.steps", "many"], 'train.steps = "many": should be an integer'),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_the_right_one(flags: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.resolve(configs.parse_flags(flags))
+    assert expected in str(caught.value)
+
+
+UNSET = {
+    "threads": "2",
+    "channels": "32,64,64,64",
+    "num_classes": "10",
+    "heads": "2",
+    "head_channels": "8",
+    "size": "8",
+    "path": "some/where",
+    "value_range": "0,1",
+    "layout": "nhw",
+    "spacing": "trailing",
+    "guidance": "1.5",
+    "n": "100",
+}
+
+
+def kinds_for(key: str) -> list[str]:
+    """The flag that chooses the part in which a key of an alternative part stands."""
+    models = {"process.schedule": "schedule", "objective.weight": "weight", "sample.sampler": "sampler"}
+    part, _, name = key.rpartition(".")
+    if part not in models or name == "kind":
+        return []
+    annotations = RunConfig.model_fields[part.split(".")[0]].annotation
+    choices = [m for m in _parts(annotations.model_fields[models[part]].annotation) if name in m.model_fields]
+    return [f"--{part}={choices[0].model_fields['kind'].default}"]
+
+
+def _parts(annotation: Any) -> list[Any]:
+    from diffunet.spec.explain import _models
+
+    return list(_models(annotation))
+
+
+@pytest.mark.parametrize("key", keys())
+def test_every_key_can_be_set_by_a_flag(key: str) -> None:
+    """The default, written as a flag, gives the default again; keys without one get a value."""
+    kind = kinds_for(key)
+    before = configs.flatten(configs.resolve(configs.parse_flags([*kind, "--model.null_class", "--model.num_classes=3"])))
+    default = before.get(key)
+    text = json.dumps(default) if default is not None else UNSET.get(key.rpartition(".")[2])
+    if text is None:  # a whole part, by its kind
+        default = before[f"{key}.kind"]
+        text, key = default, f"{key}.kind"
+    flags = [*kind, "--model.null_class", "--model.num_classes=3", f"--{key.removesuffix('.kind')}={text}"]
+    after = configs.flatten(configs.resolve(configs.parse_flags(flags)))
+    if default is None:
+        assert after[key] not in (None, before.get(key))
+    else:
+        assert after[key] == default
+
+
+def test_a_part_is_named_or_spelt_out_in_any_order() -> None:
+    """A kind and its options may come from different places; a new kind leaves the options of the old one."""
+    for flags in (
+        ["--process.schedule", "cosine", "--process.schedule.s", "0.01"],
+        ["--process.schedule.s", "0.01", "--process.schedule", "cosine"],
+    ):
+        schedule = configs.resolve(configs.parse_flags(flags)).process.schedule
+        assert (schedule.kind, schedule.s) == ("cosine", 0.01)
+    base = {"process": {"schedule": "cosine"}}
+    assert configs.resolve(configs.merge(base, {"process": {"schedule": {"T": 50}}})).process.schedule.kind == "cosine"
+    base = {"process": {"schedule": {"kind": "cosine", "s": 0.01}}}
+    assert configs.resolve(configs.merge(base, {"process": {"schedule": "linear"}})).process.schedule.kind == "linear"
+    assert configs.resolve({"process": {"schedule": {"T": 50}}}).process.schedule.T == 50
+
+
+def test_a_preset_takes_changes() -> None:
+    config = configs.resolve({"model": {"preset": "ddpm-cifar10", "num_classes": 10, "block": {"dropout": 0.2}}})
+    assert config.model.down.pad == "asymmetric"
+    assert config.model.num_classes == 10
+    assert (config.model.block.dropout, config.model.block.groups) == (0.2, 32)
+
+
+def test_a_resolved_config_is_a_config(tmp_path: Path) -> None:
+    """The config.json of a run, nulls and all, gives the same run again."""
+    config = configs.resolve(configs.merge(SMALL, {"process": {"clip": False}, "run": {"name": "a"}}))
+    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+    assert configs.load(tmp_path / "config.json") == config
+    assert config.process.clip is None
+
+
+FILES = [
+    (b"[train]\nsteps = \n", "line 2"),
+    (b"[train]\nsteps = 1\nsteps = 2\n", "line 3"),
+    (b"[train]\n[train]\n", "line 2"),
+    (b"[train]\nsteps = \xff\n", "not well-formed"),
+    (b"a = " + b"[" * 100_000, "not well-formed"),
+    (b"[" + b"a." * 20_000 + b"b]\n", "nested too deeply"),
+    (b"#" * (2**20 + 1), "is larger than 1048576 bytes"),
+    (b"{", "not well-formed"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), FILES)
+def test_a_broken_file_is_named_with_the_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        configs.load(path)
+    assert "broken.toml" in str(caught.value)
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_json_files_are_read_as_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text, expected in (
+        ('{"train": {"steps": 1}', "not well-formed"),
+        ('{"train": {"steps": 1, "steps": 2}}', "'steps' twice"),
+        ("[1]", "must hold sections, not list"),
+        ('{"train": {"learning_rate": NaN}}', "finite"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            configs.load(path)
+        assert expected in str(caught.value)
+    path.write_text('{"train": {"steps": 7}}')
+    assert configs.load(path).train.steps == 7
+
+
+def test_a_byte_order_mark_and_windows_lines_are_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xef\xbb\xbf[train]\r\nsteps = 7\r\n")
+    config = configs.load(path)
+    assert (config.train.steps, config.run.name) == (7, "x")
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+    for path, expected in ((tmp_path / "no.toml", "no.toml does not exist"), (tmp_path, "cannot be read")):
+        with pytest.raises(ConfigError, match=expected):
+            configs.load(path)
+
+
+# --- going on with a run ----------------------------------------------------------------------------------------------
+
+NEUTRAL = {"steps": 11, "workers": 2, "checkpoint_every": 3, "keep_checkpoints": 9, "preview_every": 5}
+
+
+def test_keys_that_leave_the_training_alone_may_change(tmp_path: Path) -> None:
+    old = configs.resolve(SMALL)
+    configs.check_resume(old, configs.resolve(configs.merge(SMALL, {"train": NEUTRAL})), tmp_path)
+    assert {f"train.{key}" for key in NEUTRAL} < configs.RESUMABLE
+
+
+def test_every_other_change_is_refused_with_old_and_new(tmp_path: Path) -> None:
+    old = configs.resolve(SMALL)
+    for changes, expected in (
+        ({"train": {"learning_rate": 1e-5}}, "train.learning_rate: 0.0002 -> 1e-05"),
+        ({"train": {"seed": 1}}, "train.seed: 0 -> 1"),
+        ({"model": {"base_channels": 64}}, "model.base_channels: 32 -> 64"),
+        ({"process": {"schedule": "cosine"}}, "process.schedule.kind: 'linear' -> 'cosine'"),
+        ({"data": {"flip": True}}, "data.flip: False -> True"),
+        ({"ema": {"decay": 0.5}}, "ema.decay: 0.999 -> 0.5"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            configs.check_resume(old, configs.resolve(configs.merge(SMALL, changes)), tmp_path)
+        assert expected in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+
+
+# --- any config at all ------------------------------------------------------------------------------------------------
+
+VALUES: list[Any] = [
+    *(-1, 0, 1, 7, 10**12, 10**40, 1.5, -0.5, math.nan, math.inf, "", "x", "1", True, None),
+    *([], [1], [0.5, 0.6], [1, "a"], [[1]], {}, {"kind": "x"}, {"x": 1}),
+]
+
+
+def misspelt(word: str, chance: random.Random) -> str:
+    """The word with one letter doubled, dropped or exchanged."""
+    place = chance.randrange(len(word))
+    return word[:place] + chance.choice([word[place] * 2, "", chance.choice("qxz")]) + word[place + 1 :]
+
+
+def test_a_thousand_mutated_configs_are_a_config_or_an_error_that_names_the_key() -> None:
+    chance, known, refused = random.Random(0), keys(), 0
+    for _ in range(1000):
+        key = chance.choice(known)
+        *parents, last = key.split(".")
+        if chance.random() < 0.3:
+            last = misspelt(last, chance)
+        value = chance.choice(VALUES)
+        nested: Any = {last: value}
+        for part in reversed(parents):
+            nested = {part: nested}
+        try:
+            assert isinstance(configs.resolve(configs.merge(SMALL, nested)), RunConfig)
+        except ConfigError as error:
+            refused += 1
+            assert last in str(error), (key, last, value, str(error))
+            assert str(error).count("\n") <= 5
+    assert 500 < refused < 1000
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A config with one mistake."""
+    path = tmp_path / "bad.toml"
+    path.write_text("[train]\nlerning_rate = 1e-4\n")
+    return path
+
+
+def test_a_config_error_is_one_message_and_exit_code_2(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(bad)]) == 2
+    out, err = capsys.readouterr()
+    expected = "bad.toml: unknown key 'train.lerning_rate'; did you mean 'learning_rate'?"
+    assert err == f"diffunet: error[E-CONFIG]: {expected}\n"
+    assert out == ""
+
+
+def test_errors_are_json_where_asked_and_tracebacks_too(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(bad), "--json", "--debug"]) == 2
+    out, err = capsys.readouterr()
+    error = json.loads(out)
+    assert (error["error"], error["exit_code"]) == ("E-CONFIG", 2)
+    assert "lerning_rate" in error["message"]
+    assert "Traceback" in err
+
+
+def test_commands_and_their_help_teach(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+    assert main([]) == main(["--help"]) == 0
+    assert "exit codes:" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert main(["train"]) == 2
+    assert "see diffunet train --help" in capsys.readouterr().err
+    for command in ("train", "sample", "evaluate"):
+        assert main([command, "--help"]) == 0
+        assert "Examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["train", "bad.toml"], ["--help"], ["train", "--help"]])
+def test_what_needs_no_torch_answers_within_a_second(bad: Path, arguments: list[str]) -> None:
+    """Best of three whole processes: the machine may be busy, the program may not."""
+    code = "import sys; from diffunet.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=bad.parent, capture_output=True, text=True, timeout=60
+        )
+        seconds.append(time.perf_counter() - begun)
+        assert done.stdout.splitlines()[-1] == ("2 False" if "bad.toml" in arguments else "0 False"), done.stderr
+    assert min(seconds) < 1, seconds
