@@ -2,8 +2,8 @@
 
     python -m benchmarks.first_runs DATA [--run runs/fashion_mnist] [--quick] [--json]
 
-DATA is the folder of the four idx files. A finished run is only evaluated again; `--quick` trains 20 steps into a folder
-of its own and writes nothing here.
+DATA is the folder of the four idx files. A finished run is only evaluated again; `--quick` trains 20 steps into a
+folder of its own and writes nothing here.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def page(run: Path, records: list[dict], evaluation: dict) -> str:
         "    diffunet train configs/fashion_mnist.toml --data.path DATA",
         "    diffunet evaluate runs/fashion_mnist",
         "",
-        f"on the 60,000 training images of Fashion-MNIST: {len(records):,} steps of 64 images in {seconds / 60:.0f} minutes "
-        f"of stepping ({1000 * seconds / len(records):.0f} ms a step, {100 * waiting / seconds:.1f} % of it waiting for "
-        f"data), {counters['threads']} thread(s), precision {counters['precision']}, torch {torch.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} cores shared with other work. Absolute times are noise; the losses are "
-        "exact.",
+        f"on the 60,000 training images of Fashion-MNIST: {len(records):,} steps of 64 images in {seconds / 60:.0f} "
+        f"minutes of stepping ({1000 * seconds / len(records):.0f} ms a step, {100 * waiting / seconds:.1f} % of it "
+        f"waiting for data), {counters['threads']} thread(s), precision {counters['precision']}, "
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores shared with other work. Absolute times "
+        "are noise; the losses are exact.",
         "",
         "![loss against step](first_runs_loss.png)",
         "",

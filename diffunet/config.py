@@ -38,6 +38,14 @@ RESUMABLE = frozenset(
 )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"key '{name}' twice")
+    return dict(pairs)
+
+
 def read(path: Path) -> dict[str, Any]:
     """The table in a .toml or .json file.
 
@@ -55,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config {path} is larger than {MAX_BYTES} bytes")
     try:
         text = data.decode("utf-8-sig")
-        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        table = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config {path} is not well-formed: {error}") from None
     if not isinstance(table, dict):

@@ -88,8 +88,8 @@ def generate(
         (N, C, *S) float32 on the denoiser's device, not clipped beyond the denoiser's own threshold.
 
     Raises:
-        ConfigError: unknown sampler or spacing, guidance without a null class, a shape that cannot be known, or
-            labels, seeds or noise that do not fit it.
+        ConfigError: unknown sampler or spacing, guidance without a null class or labels, a shape that cannot be
+            known, or labels, seeds or noise that do not fit it.
         NumericError: the denoiser produced values that are not finite.
     """
     shape, device, rule = _shape(den, n_or_shape), _device(den), build(sampler)
@@ -100,6 +100,8 @@ def generate(
         raise ConfigError(f"noise of shape {tuple(noise.shape)} was given for images of shape {shape}")
     cond, size = _labels(cond, shape[0], device), batch_size or shape[0]
     guided = den if guidance is None else ClassifierFree(den, guidance, guidance_interval)
+    if guidance is not None and cond.get("class_labels") is None:
+        raise ConfigError("guidance needs class_labels: it leads from the null class to a class")
     training = getattr(den, "training", False)
     images = []
     try:
