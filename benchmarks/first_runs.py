@@ -73,8 +73,8 @@ def page(run: Path, records: list[dict], evaluation: dict) -> str:
         f"on the 60,000 training images of Fashion-MNIST: {len(records):,} steps of 64 images in {seconds / 60:.0f} "
         f"minutes of stepping ({1000 * seconds / len(records):.0f} ms a step, {100 * waiting / seconds:.1f} % of it "
         f"waiting for data), {counters['threads']} thread(s), precision {counters['precision']}, "
-        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores shared with other work. Absolute times "
-        "are noise; the losses are exact.",
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores shared with other work. Absolute "
+        "times are noise; the losses are exact.",
         "",
         "![loss against step](first_runs_loss.png)",
         "",

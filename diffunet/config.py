@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,11 +40,9 @@ RESUMABLE = frozenset(
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"key '{name}' twice")
-    return dict(pairs)
+    if len(table := dict(pairs)) < len(pairs):
+        raise ValueError(f"key '{Counter(name for name, _ in pairs).most_common(1)[0][0]}' twice")
+    return table
 
 
 def read(path: Path) -> dict[str, Any]:

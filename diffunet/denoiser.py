@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffunet.errors import ConfigError
 from diffunet.predictions import PREDICTIONS
 from diffunet.schedules import Schedule
 from diffunet.spec import DataInfo
+from diffunet.spec.process import mismatch
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
@@ -31,7 +33,7 @@ class Denoiser(nn.Module):
         data: shape, classes and class counts of the data, where known: what `generate(den, n)` needs.
 
     Raises:
-        ConfigError: unknown prediction.
+        ConfigError: unknown prediction, or one that the schedule cannot have.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.schedule, self.prediction = network, schedule, prediction
         self.rule = PREDICTIONS[prediction]()
+        if problems := mismatch(schedule.config.kind, prediction):
+            raise ConfigError("; ".join(problems))
         self.clip, self.data = clip, data
 
     @property

@@ -40,7 +40,7 @@ def _device(den: Any) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _labels(cond: dict[str, Any], n: int, device: torch.device) -> dict[str, Any]:
+def _labels(den: Any, cond: dict[str, Any], n: int, device: torch.device) -> dict[str, Any]:
     """Conditions as tensors of n rows; an integer class stands for n of it."""
     labels = cond.get("class_labels")
     if labels is None:
@@ -48,6 +48,10 @@ def _labels(cond: dict[str, Any], n: int, device: torch.device) -> dict[str, Any
     labels = torch.as_tensor(labels, device=device, dtype=torch.long)
     if labels.shape not in {(), (1,), (n,)}:
         raise ConfigError(f"{tuple(labels.shape)} class labels were given for {n} images: give one, or one per image")
+    classes = getattr(den, "num_classes", None)
+    known = None if classes is None else classes + (getattr(den, "null_label", None) is not None)
+    if known is not None and not bool(((labels >= 0) & (labels < known)).all()):
+        raise ConfigError(f"class labels must be 0 to {known - 1}, not {sorted(set(labels.flatten().tolist()))[:5]}")
     return cond | {"class_labels": labels.expand(n)}
 
 
@@ -98,7 +102,7 @@ def generate(
         raise ConfigError(f"{len(seeds)} seeds were given for {shape[0]} images")
     if noise is not None and noise.shape != shape:
         raise ConfigError(f"noise of shape {tuple(noise.shape)} was given for images of shape {shape}")
-    cond, size = _labels(cond, shape[0], device), batch_size or shape[0]
+    cond, size = _labels(den, cond, shape[0], device), batch_size or shape[0]
     guided = den if guidance is None else ClassifierFree(den, guidance, guidance_interval)
     if guidance is not None and cond.get("class_labels") is None:
         raise ConfigError("guidance needs class_labels: it leads from the null class to a class")

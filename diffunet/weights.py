@@ -134,7 +134,7 @@ def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConfigError(f"weights are written as .safetensors, not '{path.name}'")
-    description = json.dumps(describe(den) | extra, sort_keys=True)
+    description = json.dumps(extra | describe(den), sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in den.network.state_dict().items()}
     metadata = {"diffunet": description, "sha256": digest(description, tensors)}
     write_file(path, safetensors.torch.save(tensors, metadata))

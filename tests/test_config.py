@@ -19,7 +19,7 @@ from diffunet import config as configs
 from diffunet.cli import main
 from diffunet.errors import ConfigError
 from diffunet.nn import NETWORKS
-from diffunet.spec import ClassicUNetConfig, ResidualBlock, RunConfig, UNetConfig
+from diffunet.spec import ClassicUNetConfig, ResidualBlock, UNetConfig
 from diffunet.spec.explain import keys
 from diffunet.zoo import PRESETS
 
@@ -196,209 +196,8 @@ def test_the_arithmetic_never_counts_more_than_there_is() -> None:
 
 
 def test_the_classic_network_has_the_same_limit() -> None:
-    with pytest.raises(ValueError, match="the weights would need 57,646 GB"):
+    with pytest.raises(ValueError, match="the weights would need 52,773 GB"):
         ClassicUNetConfig(base_channels=16384, levels=7)
-
-
-# --- flags, presets, files --------------------------------------------------------------------------------------------
-
-
-def test_flags_are_values_by_tomls_rules() -> None:
-    flags = "--train.steps 200 --train.learning_rate=1e-3 --model.channel_multipliers 1,2,2 --data.flip --data.path a/b"
-    assert configs.parse_flags(flags.split()) == {
-        "train": {"steps": 200, "learning_rate": 1e-3},
-        "model": {"channel_multipliers": [1, 2, 2]},
-        "data": {"flip": True, "path": "a/b"},
-    }
-    assert configs.parse_flags(["--process.clip", "false", "--data.flip", "--train.seed", "3"]) == {
-        "process": {"clip": False},
-        "data": {"flip": True},
-        "train": {"seed": 3},
-    }
-    assert configs.parse_flags(["--model.block", "{kind = 'residual', groups = 4}"])["model"]["block"]["groups"] == 4
-    assert configs.parse_flags(["--train.seed", "1", "--train.seed", "2"]) == {"train": {"seed": 2}}
-    assert configs.parse_value("1\nother = 2") == "1\nother = 2"
-    assert configs.parse_value("[" * 5000) == "[" * 5000
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--steps", "200"], "unknown argument '--steps'; did you mean --train.steps?"),
-        (["steps"], "did you mean --train.steps?"),
-        (["2024"], "unknown argument '2024'; keys are written --section.key value"),
-        (["--" + "a." * 5000 + "b", "1"], "keys are written --section.key value"),
-        (["--trian.steps", "200"], "unknown key 'trian'; did you mean 'train'?"),
-        (["--train.steps", "many"], 'train.steps = "many": should be an integer'),
-    ],
-)
-def test_a_wrong_flag_is_answered_with_the_right_one(flags: list[str], expected: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        configs.resolve(configs.parse_flags(flags))
-    assert expected in str(caught.value)
-
-
-UNSET = {
-    "threads": "2",
-    "channels": "32,64,64,64",
-    "num_classes": "10",
-    "heads": "2",
-    "head_channels": "8",
-    "size": "8",
-    "path": "some/where",
-    "value_range": "0,1",
-    "layout": "nhw",
-    "spacing": "trailing",
-    "guidance": "1.5",
-    "n": "100",
-    "data.channels": "1",
-}
-
-
-def kinds_for(key: str) -> list[str]:
-    """The flag that chooses the part in which a key of an alternative part stands."""
-    models = {"process.schedule": "schedule", "objective.weight": "weight", "sample.sampler": "sampler"}
-    part, _, name = key.rpartition(".")
-    if part not in models or name == "kind":
-        return []
-    annotations = RunConfig.model_fields[part.split(".")[0]].annotation
-    choices = [m for m in _parts(annotations.model_fields[models[part]].annotation) if name in m.model_fields]
-    chosen = choices[0].model_fields["kind"].default
-    return [f"--{part}={chosen}"] + (["--process.prediction=edm"] if chosen == "karras" else [])
-
-
-def _parts(annotation: Any) -> list[Any]:
-    from diffunet.spec.explain import _models
-
-    return list(_models(annotation))
-
-
-@pytest.mark.parametrize("key", keys())
-def test_every_key_can_be_set_by_a_flag(key: str) -> None:
-    """The default, written as a flag, gives the default again; keys without one get a value."""
-    kind = kinds_for(key)
-    before = configs.flatten(configs.resolve(configs.parse_flags([*kind, "--model.null_class", "--model.num_classes=3"])))
-    default = before.get(key)
-    text = json.dumps(default) if default is not None else UNSET.get(key, UNSET.get(key.rpartition(".")[2]))
-    if text is None:  # a whole part, by its kind
-        default = before[f"{key}.kind"]
-        text, key = default, f"{key}.kind"
-    flag = key if key == "model.kind" else key.removesuffix(".kind")  # a part is named by its kind, a section is not
-    flags = [*kind, "--model.null_class", "--model.num_classes=3", f"--{flag}={text}"]
-    after = configs.flatten(configs.resolve(configs.parse_flags(flags)))
-    if default is None:
-        assert after[key] not in (None, before.get(key))
-    else:
-        assert after[key] == default
-
-
-def test_a_part_is_named_or_spelt_out_in_any_order() -> None:
-    """A kind and its options may come from different places; a new kind leaves the options of the old one."""
-    for flags in (
-        ["--process.schedule", "cosine", "--process.schedule.s", "0.01"],
-        ["--process.schedule.s", "0.01", "--process.schedule", "cosine"],
-    ):
-        schedule = configs.resolve(configs.parse_flags(flags)).process.schedule
-        assert (schedule.kind, schedule.s) == ("cosine", 0.01)
-    base = {"process": {"schedule": "cosine"}}
-    assert configs.resolve(configs.merge(base, {"process": {"schedule": {"T": 50}}})).process.schedule.kind == "cosine"
-    base = {"process": {"schedule": {"kind": "cosine", "s": 0.01}}}
-    assert configs.resolve(configs.merge(base, {"process": {"schedule": "linear"}})).process.schedule.kind == "linear"
-    assert configs.resolve({"process": {"schedule": {"T": 50}}}).process.schedule.T == 50
-
-
-def test_a_preset_takes_changes() -> None:
-    config = configs.resolve({"model": {"preset": "ddpm-cifar10", "num_classes": 10, "block": {"dropout": 0.2}}})
-    assert config.model.down.pad == "asymmetric"
-    assert config.model.num_classes == 10
-    assert (config.model.block.dropout, config.model.block.groups) == (0.2, 32)
-
-
-def test_a_resolved_config_is_a_config(tmp_path: Path) -> None:
-    """The config.json of a run, nulls and all, gives the same run again."""
-    config = configs.resolve(configs.merge(SMALL, {"process": {"clip": False}, "run": {"name": "a"}}))
-    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
-    assert configs.load(tmp_path / "config.json") == config
-    assert config.process.clip is None
-
-
-FILES = [
-    (b"[train]\nsteps = \n", "line 2"),
-    (b"[train]\nsteps = 1\nsteps = 2\n", "line 3"),
-    (b"[train]\n[train]\n", "line 2"),
-    (b"[train]\nsteps = \xff\n", "not well-formed"),
-    (b"a = " + b"[" * 100_000, "not well-formed"),
-    (b"[" + b"a." * 20_000 + b"b]\n", "nested too deeply"),
-    (b"#" * (2**20 + 1), "is larger than 1048576 bytes"),
-    (b"{", "not well-formed"),
-]
-
-
-@pytest.mark.parametrize(("content", "expected"), FILES)
-def test_a_broken_file_is_named_with_the_line(tmp_path: Path, content: bytes, expected: str) -> None:
-    path = tmp_path / "broken.toml"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        configs.load(path)
-    assert "broken.toml" in str(caught.value)
-    assert expected in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_json_files_are_read_as_strictly(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    for text, expected in (
-        ('{"train": {"steps": 1}', "not well-formed"),
-        ('{"train": {"steps": 1, "steps": 2}}', "'steps' twice"),
-        ("[1]", "must hold sections, not list"),
-        ('{"train": {"learning_rate": NaN}}', "finite"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ConfigError) as caught:
-            configs.load(path)
-        assert expected in str(caught.value)
-    path.write_text('{"train": {"steps": 7}}')
-    assert configs.load(path).train.steps == 7
-
-
-def test_a_byte_order_mark_and_windows_lines_are_no_mistake(tmp_path: Path) -> None:
-    path = tmp_path / "x.toml"
-    path.write_bytes(b"\xef\xbb\xbf[train]\r\nsteps = 7\r\n")
-    config = configs.load(path)
-    assert (config.train.steps, config.run.name) == (7, "x")
-
-
-def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
-    for path, expected in ((tmp_path / "no.toml", "no.toml does not exist"), (tmp_path, "cannot be read")):
-        with pytest.raises(ConfigError, match=expected):
-            configs.load(path)
-
-
-# --- going on with a run ----------------------------------------------------------------------------------------------
-
-NEUTRAL = {"steps": 11, "workers": 2, "checkpoint_every": 3, "keep_checkpoints": 9, "preview_every": 5}
-
-
-def test_keys_that_leave_the_training_alone_may_change(tmp_path: Path) -> None:
-    old = configs.resolve(SMALL)
-    configs.check_resume(old, configs.resolve(configs.merge(SMALL, {"train": NEUTRAL})), tmp_path)
-    assert {f"train.{key}" for key in NEUTRAL} < configs.RESUMABLE
-
-
-def test_every_other_change_is_refused_with_old_and_new(tmp_path: Path) -> None:
-    old = configs.resolve(SMALL)
-    for changes, expected in (
-        ({"train": {"learning_rate": 1e-5}}, "train.learning_rate: 0.0002 -> 1e-05"),
-        ({"train": {"seed": 1}}, "train.seed: 0 -> 1"),
-        ({"model": {"base_channels": 64}}, "model.base_channels: 32 -> 64"),
-        ({"process": {"schedule": "cosine"}}, "process.schedule.kind: 'linear' -> 'cosine'"),
-        ({"data": {"flip": True}}, "data.flip: False -> True"),
-        ({"ema": {"decay": 0.5}}, "ema.decay: 0.999 -> 0.5"),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            configs.check_resume(old, configs.resolve(configs.merge(SMALL, changes)), tmp_path)
-        assert expected in str(caught.value)
-        assert str(tmp_path) in str(caught.value)
 
 
 # --- any config at all ------------------------------------------------------------------------------------------------
@@ -415,6 +214,15 @@ def misspelt(word: str, chance: random.Random) -> str:
     return word[:place] + chance.choice([word[place] * 2, "", chance.choice("qxz")]) + word[place + 1 :]
 
 
+def outcome(table: dict[str, Any]) -> str:
+    """What a config's error says; empty where it is none."""
+    try:
+        configs.resolve(configs.merge(SMALL, table))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def test_a_thousand_mutated_configs_are_a_config_or_an_error_that_names_the_key() -> None:
     chance, known, refused = random.Random(0), keys(), 0
     for _ in range(1000):
@@ -426,13 +234,12 @@ def test_a_thousand_mutated_configs_are_a_config_or_an_error_that_names_the_key(
         nested: Any = {last: value}
         for part in reversed(parents):
             nested = {part: nested}
-        try:
-            assert isinstance(configs.resolve(configs.merge(SMALL, nested)), RunConfig)
-        except ConfigError as error:
-            refused += 1
-            name = parents[-1] if last == "kind" and key != "model.kind" else last
-            assert name in str(error), (key, last, value, str(error))
-            assert str(error).count("\n") <= 5
+        said = outcome(nested)
+        # a part may be written as its kind, and is called by its own name then
+        name = parents[-1] if last == "kind" and key != "model.kind" else last
+        assert not said or name in said, (key, last, value, said)
+        assert said.count("\n") <= 5
+        refused += bool(said)
     assert 500 < refused < 1000
 
 

@@ -140,3 +140,8 @@ def test_guidance_needs_a_null_class() -> None:
             ClassifierFree(den, 2.0)
         with pytest.raises(ConfigError, match=r"model.null_class = true"):
             generate(den, SHAPE, guidance=2.0)
+
+
+def test_guidance_needs_a_class_to_lead_to(net: Denoiser) -> None:
+    with pytest.raises(ConfigError, match="guidance needs class_labels"):
+        generate(net, SHAPE, guidance=2.0)

@@ -50,7 +50,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "rescale_betas_zero_snr": (False,),
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
-# attention weights as files name them that diffusers wrote before 0.15
+# attention weights as the first versions of diffusers named them; google's ddpm-* files still do
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -63,9 +63,6 @@ def scheduler_options(den: Denoiser) -> dict[str, Any]:
     """DDPMScheduler's options for a denoiser: betas by name where diffusers computes the same ones, else as a table."""
     if not isinstance(den.schedule, Discrete):
         raise ConfigError(f"diffusers' DDPMScheduler needs a table of betas, which {den.schedule} is not")
-    if den.prediction not in PREDICTIONS.values():
-        said = ", ".join(PREDICTIONS.values())
-        raise ConfigError(f"diffusers' DDPMScheduler cannot say prediction '{den.prediction}'; only {said}")
     if den.clip and den.clip[0] != -den.clip[1]:
         raise ConfigError(f"diffusers' DDPMScheduler cannot say clip = {list(den.clip)}; only [-r, r]")
     config, betas = den.schedule.config, den.schedule.betas()
@@ -109,7 +106,7 @@ def export(den: Denoiser, folder: str | Path) -> None:
 
     Raises:
         ConfigError: something that diffusers cannot say (an option of the network, a continuous schedule, an asymmetric
-            clip, prediction flow or edm, sides its UNet cannot run on).
+            clip, sides its UNet cannot run on).
         StorageError: the disk is full or the folder cannot be written.
     """
     folder, library = Path(folder), compat.diffusers()
@@ -125,11 +122,16 @@ def export(den: Denoiser, folder: str | Path) -> None:
     write_file(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of bounded size."""
+def present(path: Path) -> Path:
+    """A file that must be there."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the folder is not a whole diffusers folder (nothing is downloaded)")
-    if path.stat().st_size > MAX_JSON:
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of bounded size."""
+    if present(path).stat().st_size > MAX_JSON:
         raise UnsafeError(f"{path} has {path.stat().st_size} bytes (limit {MAX_JSON}); it is not read")
     try:
         value = json.loads(path.read_bytes())
@@ -148,10 +150,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder / PICKLE_FILE} is a pickle, which can run code and is not loaded; save the model once more with "
             f"diffusers' save_pretrained, which writes {WEIGHTS_FILE}"
         )
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the folder is not a whole diffusers folder (nothing is downloaded)")
+    tensors, _ = read_tensors(present(path))
     old = re.compile(rf"(?<=\.)({'|'.join(OLD_NAMES)})(?=\.)")
-    return {old.sub(lambda m: OLD_NAMES[m[1]], name): value.float() for name, value in read_tensors(path)[0].items()}
+    return {old.sub(lambda match: OLD_NAMES[match[1]], name): value.float() for name, value in tensors.items()}
 
 
 def candidates(options: Options, T: int, first: float, last: float) -> Iterator[Schedule]:
@@ -178,15 +179,15 @@ def read_schedule(options: Options) -> Schedule:
             if isinstance(schedule, Discrete) and same_betas(betas, schedule.betas()):
                 return schedule
     raise ConfigError(
-        f"{options.where}: trained_betas ({len(betas)} values for num_train_timesteps = {T}) is the table of no "
-        f"schedule of ours; one of: {', '.join(kind for kind in SCHEDULES if issubclass(SCHEDULES[kind], Discrete))}"
+        f"trained_betas ({len(betas)} values for num_train_timesteps = {T}) is the table of no schedule of ours: "
+        + ", ".join(kind for kind in SCHEDULES if issubclass(SCHEDULES[kind], Discrete))
     )
 
 
 def read_process(options: Options) -> tuple[Schedule, str, tuple[float, float] | None]:
     """Schedule, prediction and clip of a scheduler's options."""
-    options.check(FIXED)
     with options.reading():
+        options.check(FIXED)
         limit = TypeAdapter(float).validate_python(options["clip_sample_range"])
         clip = (-limit, limit) if options["clip_sample"] else None
         return read_schedule(options), options.ours("prediction_type", PREDICTIONS), clip
@@ -196,11 +197,12 @@ def load_network(folder: Path) -> tuple[Any, spec.DataInfo | None]:
     """The UNet of a UNet2DModel folder, and the shape of its data where the folder says it."""
     path = folder / "config.json"
     options = Options({"_class_name": None} | read_json(path), compat.diffusers().UNet2DModel, path)
-    options.check({"_class_name": ("UNet2DModel",)})
-    net, size = network(options, read_weights(folder)), options["sample_size"]
-    if net.config.out_channels != net.config.in_channels:
-        raise options.refusal("out_channels", f"a Denoiser's must equal in_channels = {net.config.in_channels}")
     with options.reading():
+        options.check({"_class_name": ("UNet2DModel",)})
+    net, size = network(options, read_weights(folder)), options["sample_size"]
+    with options.reading():
+        if net.config.out_channels != net.config.in_channels:
+            raise options.refusal("out_channels", f"a Denoiser's must equal in_channels = {net.config.in_channels}")
         sides = (size, size) if isinstance(size, int) else size
         return net, spec.DataInfo(shape=(net.config.in_channels, *sides)) if sides else None
 
@@ -232,7 +234,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
         return Denoiser(net, Schedule.linear(), "eps", None, data).to(device).eval()
     wanted: dict[str, Any] = {"_class_name": PIPELINES, **COMPONENTS}
     index = Options(dict.fromkeys(wanted) | read_json(folder / "model_index.json"), None, folder / "model_index.json")
-    index.check(wanted)
+    with index.reading():
+        index.check(wanted)
     name, path = index["scheduler"][1], folder / "scheduler" / "scheduler_config.json"
     schedule, prediction, clip = read_process(Options(read_json(path), getattr(compat.diffusers(), name), path))
     net, data = load_network(folder / "unet")

@@ -28,7 +28,7 @@ class Options(dict[str, Any]):
 
     def refusal(self, name: str, why: str) -> ConfigError:
         """The error for one option that we cannot say."""
-        return ConfigError(f"{self.where}: {name} = {self[name]!r} has no counterpart in diffunet: {why}")
+        return ConfigError(f"{name} = {self[name]!r} has no counterpart in diffunet: {why}")
 
     def check(self, fixed: Mapping[str, Collection[Any]]) -> None:
         """Refuse options outside their allowed values."""
@@ -45,9 +45,11 @@ class Options(dict[str, Any]):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what malformed options do to our own checks into one ConfigError."""
+        """Say where the options stand that the block refuses, or that are so malformed that our own checks fail."""
         try:
             yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))

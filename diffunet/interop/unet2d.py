@@ -126,10 +126,10 @@ def to_config(options: Options) -> spec.UNetConfig:
     Raises:
         ConfigError: an option that a UNet cannot say, by its name and value.
     """
-    if options.unknown:
-        raise options.refusal(options.unknown[0], "this version of diffusers does not know it either")
-    options.check(FIXED)
     with options.reading():
+        if options.unknown:
+            raise options.refusal(options.unknown[0], "this version of diffusers does not know it either")
+        options.check(FIXED)
         widths, levels, mid = tuple(options["block_out_channels"]), read_levels(options), options["add_attention"]
         attended = [widths[level] for level in levels] + ([widths[-1]] if mid else [])
         rows, null = options["num_class_embeds"], options.get("_diffunet_null_class", False)

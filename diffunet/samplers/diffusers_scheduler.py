@@ -54,8 +54,8 @@ class DiffusersScheduler(Sampler):
         k = [float(v) for v in scheduler.timesteps]
         if min(k) < 0:  # np.arange(T, 0, -T / steps), one too long by rounding: 61, 103, 121, ... of 1000
             raise ConfigError(
-                f"diffusers rounds the trailing grid of {steps} steps to {len(k)} and leaves the table; "
-                "take one step more or less, or another spacing"
+                f"diffusers' {wanted['timestep_spacing']} grid of {steps} steps leaves the table by a rounding fault; "
+                "take another number of steps, or another spacing"
             )
         times = [(v + 1) / schedule.config.T for v in k] + [0.0]
         return Start(times, float(scheduler.init_noise_sigma), (scheduler, list(scheduler.timesteps)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from diffunet.errors import ConfigError
 from diffunet.spec.base import ByName, Pair, Spec, contradictions
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -73,7 +74,24 @@ ScheduleConfig = Annotated[
     ByName,
 ]
 PredictionName = Literal["eps", "x0", "v", "flow", "edm"]
+OWN = {"karras": "edm", "flow": "flow"}  # the prediction made for a schedule
 SpacingName = Literal["leading", "trailing", "linspace", "uniform", "karras"]
+
+
+def mismatch(schedule: str, prediction: str) -> list[str]:
+    """Why a prediction cannot go with a schedule; empty where it can."""
+    if prediction in ("edm", "flow"):
+        own = {name: schedule for schedule, name in OWN.items()}[prediction]
+        return [] if schedule == own else [f"prediction '{prediction}' needs schedule '{own}', not '{schedule}'"]
+    if prediction == "v" and schedule in ("karras", "flow"):
+        return [
+            f"prediction 'v' needs alpha^2 + sigma^2 = 1, which schedule '{schedule}' has not; use '{OWN[schedule]}'"
+        ]
+    if prediction == "eps" and schedule == "flow":
+        return ["prediction 'eps' says nothing of the image at t = 1, where schedule 'flow' has alpha = 0; use 'flow'"]
+    if prediction in ("eps", "x0") and schedule == "karras":
+        return [f"prediction '{prediction}' feeds the network sigmas up to 80; use 'edm' with 'karras'"]
+    return []
 
 
 class ProcessConfig(Spec):
@@ -94,14 +112,7 @@ class ProcessConfig(Spec):
         bad = []
         if self.clip and self.clip[0] >= self.clip[1]:
             bad.append(f"clip = {list(self.clip)} must be [low, high]")
-        if self.prediction == "edm" and self.schedule.kind != "karras":
-            bad.append(f"prediction 'edm' needs schedule 'karras', not '{self.schedule.kind}'")
-        if self.prediction == "flow" and self.schedule.kind != "flow":
-            bad.append(f"prediction 'flow' needs schedule 'flow', not '{self.schedule.kind}'")
-        if self.prediction == "v" and self.schedule.kind in ("karras", "flow"):
-            bad.append(f"prediction 'v' needs alpha^2 + sigma^2 = 1, which schedule '{self.schedule.kind}' has not")
-        if self.prediction in ("eps", "x0") and self.schedule.kind == "karras":
-            bad.append(f"prediction '{self.prediction}' feeds the network sigmas up to 80; use 'edm' with 'karras'")
+        bad += mismatch(self.schedule.kind, self.prediction)
         contradictions(bad)
         return self
 
@@ -159,16 +170,36 @@ SamplerConfig = Annotated[
 ]
 
 
+def _validated(what: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()]
+        raise ConfigError(f"{what} {value!r}: {'; '.join(reasons)}") from None
+
+
 def sampler_config(value: Any) -> Any:
-    """The sampler spec of a name, a dict with `kind`, or a spec."""
-    return TypeAdapter(SamplerConfig).validate_python(value)
+    """The sampler spec of a name, a dict with `kind`, or a spec.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    return _validated("sampler", TypeAdapter(SamplerConfig), value)
 
 
 def schedule_config(value: Any) -> Any:
-    """The schedule spec of a name, a dict with `kind`, or a spec."""
-    return TypeAdapter(ScheduleConfig).validate_python(value)
+    """The schedule spec of a name, a dict with `kind`, or a spec.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    return _validated("schedule", TypeAdapter(ScheduleConfig), value)
 
 
 def weight_config(value: Any) -> Any:
-    """The spec of a weight over times: of a name, a dict with `kind`, or a spec."""
-    return TypeAdapter(WeightConfig).validate_python(value)
+    """The spec of a weight over times: of a name, a dict with `kind`, or a spec.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    return _validated("weight", TypeAdapter(WeightConfig), value)

@@ -62,7 +62,7 @@ class SampleConfig(Spec):
     spacing: SpacingName | None = None
     guidance: float | None = Field(None, description="1 is the conditional model")
     batch_size: Count = 64
-    preview_images: Count = 64
+    preview_images: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
 class EvaluateConfig(Spec):

@@ -13,7 +13,7 @@ from diffunet.data import Images
 from diffunet.denoiser import Denoiser
 from diffunet.generate import Progress, generate
 from diffunet.objectives import Objective
-from diffunet.pictures import grid, save_png
+from diffunet.pictures import MODES, grid, save_png
 from diffunet.spec import RunConfig
 from diffunet.training.indexstream import draw
 
@@ -56,8 +56,10 @@ class StopPreviewError(Exception):
 
 
 def preview(den: Denoiser, config: RunConfig, path: Path, stopped: Callable[[], bool]) -> bool:
-    """Write a grid of samples from fixed seeds; False where a signal cut it short (nothing is written then)."""
-    n, sample = config.sample.preview_images, config.sample
+    """Write a grid of samples from fixed seeds; False where nothing was: a signal came, or these are no pictures."""
+    n, sample, shape = config.sample.preview_images, config.sample, den.data.shape if den.data else ()
+    if len(shape) != 3 or shape[0] not in MODES:
+        return False
     cond: dict[str, Any] = {}
     if config.model.num_classes:
         cond["class_labels"] = torch.arange(n) % config.model.num_classes
@@ -81,6 +83,5 @@ def preview(den: Denoiser, config: RunConfig, path: Path, stopped: Callable[[], 
         )
     except StopPreviewError:
         return False
-    if images.ndim == 4:
-        save_png(grid(images), path)
+    save_png(grid(images), path)
     return True

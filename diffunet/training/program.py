@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from diffunet import data
@@ -157,6 +158,7 @@ def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accele
     Raises:
         ConfigError: a tracker that is unknown or not installed.
     """
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     trackers = list(config.train.trackers)
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,20 @@
+"""A finished tiny run for the commands that use one, and the zygote of the training tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffunet.cli import main
+from tests.training.conftest import zygote  # noqa: F401 (a fixture here too)
+from tests.training.runs import write_config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_config(folder, steps="12", checkpoint_every="6", held_out_every="6")
+    assert main(["train", str(config), "--out", str(folder / "run")]) == 0
+    return folder / "run"

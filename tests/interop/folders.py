@@ -1,0 +1,38 @@
+"""A small denoiser of images, the schedules it may have, and edits of the folder that it becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffunet import Denoiser, Schedule
+from diffunet.spec import DataInfo
+from tests.nn.networks import tiny
+
+SHAPE = (3, 16, 12)
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+SCHEDULES = {
+    "linear": Schedule.linear(),
+    "linear, short": Schedule.linear(T=100, beta_start=1e-3, beta_end=0.2),
+    "scaled_linear": Schedule.scaled_linear(),
+    "cosine": Schedule.cosine(),
+    "cosine, other s": Schedule.cosine(T=500, s=0.02),
+    "sigmoid": Schedule.sigmoid(),
+    "sigmoid, other ends": Schedule.sigmoid(start=-2.0, end=2.5, tau=0.7),
+}
+
+
+def denoiser(
+    schedule: Schedule = SCHEDULES["linear"], prediction: str = "eps", clip: Any = (-1, 1), **changes: Any
+) -> Denoiser:
+    return Denoiser(tiny(**changes), schedule, prediction, clip, DataInfo(shape=SHAPE)).eval()
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change one JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

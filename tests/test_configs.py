@@ -1,0 +1,89 @@
+"""Every file in configs/ is a small story that runs: whole on the offline digits, cut down where it is for a GPU."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffunet import config as configs
+from diffunet.cli import main
+from diffunet.nn import UNet
+
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+every_file = pytest.mark.parametrize("path", FILES, ids=[p.stem for p in FILES])
+# Of a step: a batch of four, and a preview of four images by two network calls.
+SHORT = "--train.steps 1 --train.batch_size 4 --train.workers 0 --sample.preview_images 4 --sample.steps 2"
+SMALL = "--model.base_channels 32 --model.blocks_per_level 1"
+
+
+@every_file
+def test_it_begins_with_its_story_and_is_short(path: Path) -> None:
+    lines = path.read_text(encoding="ascii").splitlines()
+    assert lines[0].startswith("# ")
+    assert 60 <= len(lines[0]) <= 120, "what it trains, on what, how long, what to expect"
+    assert len(lines) <= 40
+
+
+@every_file
+def test_it_resolves_under_its_own_name(path: Path) -> None:
+    config = configs.load(path)
+    assert config.run.name == path.stem
+    assert configs.load(path, ["--train.steps", "1"]).train.steps == 1
+
+
+@every_file
+def test_its_network_takes_and_gives_the_data(path: Path) -> None:
+    """On the meta device: the shapes meet, no memory is needed."""
+    config = configs.load(path)
+    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": config.data.size}[config.data.name]
+    with torch.device("meta"):
+        network = UNet(config.model)
+        x = torch.empty(2, config.model.in_channels, side, side)
+        labels = torch.zeros(2, dtype=torch.long) if config.model.num_classes else None
+        assert network(x, torch.zeros(2), labels).shape == x.shape
+
+
+def of_digits(root: Callable[[], Path], place: Path) -> list[str]:
+    return []
+
+
+def of_fashion_mnist(root: Callable[[], Path], place: Path) -> list[str]:
+    return ["--data.path", str(root() / "fashion_mnist"), *SMALL.split()]
+
+
+def of_folder(root: Callable[[], Path], place: Path) -> list[str]:
+    return ["--data.path", str(root() / "sign_digits"), "--data.size", "16", *SMALL.split()]
+
+
+def of_cifar10(root: Callable[[], Path], place: Path) -> list[str]:
+    """The first images of the real data, in pickles like the original ones."""
+    sheet = np.asarray(Image.open(root() / "cifar10" / "sheets" / "data_batch_1_0.webp").convert("RGB"))
+    with np.load(root() / "cifar10" / "labels.npz") as labels:
+        numbers = labels["train"][:40].tolist()
+    tiles = [sheet[:32, 32 * i : 32 * i + 32].transpose(2, 0, 1).reshape(-1) for i in range(40)]
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (place / name).write_bytes(pickle.dumps({b"data": np.stack(tiles), b"labels": numbers}))
+    return ["--data.path", str(place), *SMALL.split()]
+
+
+DATA = {"digits": of_digits, "fashion_mnist": of_fashion_mnist, "folder": of_folder, "cifar10": of_cifar10}
+
+
+@every_file
+def test_it_runs_for_one_step(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A warm-up of 5000 steps and a checkpoint every 10,000 are no contradiction to a single step."""
+    flags = DATA[path.stem](lambda: request.getfixturevalue("data_root"), tmp_path)
+    run = tmp_path / "run"
+    assert main(["train", str(path), "--out", str(run), *SHORT.split(), *flags]) == 0
+    (record,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert record["step"] == 1
+    assert 0 < record["loss"] < 10
+    assert (run / "samples" / "step-00000001.png").exists()
+    assert (run / "weights.safetensors").exists()
