@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from diffunet import ClassicUNet, Denoiser, Schedule, UNet, generate, load, save
 from diffunet.errors import CheckpointError, ConfigError, StorageError
 from diffunet.predictions import PREDICTIONS
 from diffunet.schedules import SCHEDULES
-from diffunet.spec import DataInfo, SelfAttention, SinusoidalTime
+from diffunet.spec import DataInfo, SelfAttention, SinusoidalTime, schedule_config
+from diffunet.spec.process import mismatch
 from diffunet.weights import describe, digest, read_tensors
 from tests import tiny
 
@@ -74,8 +76,13 @@ def test_outputs_are_equal_bit_for_bit(dims: int, path: Path) -> None:
     assert torch.equal(generate(load(path), shape, **options), generate(den, shape, **options))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(("schedule", "prediction"), [p for p in product(SCHEDULES, PREDICTIONS) if mismatch(*p)])
+def test_a_prediction_that_the_schedule_cannot_have_is_refused(schedule: str, prediction: str) -> None:
+    with pytest.raises(ConfigError, match=f"prediction '{prediction}'"):
+        Denoiser(tiny.unet(), SCHEDULES[schedule](schedule_config(schedule)), prediction)
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), [p for p in product(SCHEDULES, PREDICTIONS) if not mismatch(*p)])
 @pytest.mark.parametrize("clip", [None, (-0.5, 1.0)])
 def test_the_description_comes_back_equal(schedule: str, prediction: str, clip: Any, path: Path) -> None:
     data = DataInfo(shape=(1, 4), classes=("a", "\u00e9, \N{SNOWMAN}"), class_counts=(3, 4))

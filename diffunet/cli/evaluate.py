@@ -20,7 +20,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")],
     n: Annotated[int | None, typer.Option("--n", help="images on each side [default: all held-out]", min=2)] = None,
     extractor: Annotated[str | None, typer.Option(help="auto, classifier, random_conv or inception")] = None,
-    seed: Annotated[int | None, typer.Option(help="first seed of the samples", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="first seed of the samples", min=0, max=2**40)] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, or a diffusers class")] = None,
     option: Annotated[list[str] | None, typer.Option(help="a sampler's option: eta=0.5")] = None,
     steps: Annotated[int | None, typer.Option(help="sampler steps", min=1)] = None,

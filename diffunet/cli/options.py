@@ -37,13 +37,13 @@ def parse_seeds(text: str) -> list[int]:
     """`0-63` (inclusive) or `3,5,8-10` as a list.
 
     Raises:
-        ConfigError: not such a list, or more than a million.
+        ConfigError: not such a list, more than a million, or a seed of more than 12 digits.
     """
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
-            raise ConfigError(f"--seeds '{text}' should be like 0-63 or 3,5,8-10")
+        if not all(number.isdecimal() and len(number) <= 12 for number in ((low, high) if dash else (low,))):
+            raise ConfigError(f"--seeds '{text[:60]}' should be like 0-63 or 3,5,8-10, each of at most 12 digits")
         if dash and int(high) < int(low):
             raise ConfigError(f"--seeds '{text}': {high} is below {low}")
         last = int(high) if dash else int(low)

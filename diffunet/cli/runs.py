@@ -57,7 +57,7 @@ def class_number(den: Denoiser, wanted: str) -> int:
     if den.num_classes is None:
         raise ConfigError(f"--class {wanted}: this model was trained without classes")
     names = (den.data.classes if den.data else None) or tuple(map(str, range(den.num_classes)))
-    if wanted not in names and wanted.isdigit() and int(wanted) < den.num_classes:
+    if wanted not in names and wanted.isdecimal() and len(wanted) < 12 and int(wanted) < den.num_classes:
         return int(wanted)
     return names.index(choose("class", wanted, names))
 

@@ -99,8 +99,6 @@ def sampler_of(name: str | None, options: list[str] | None, defaults: SampleConf
     Raises:
         ConfigError: an option that is not NAME=VALUE, or that the sampler has not.
     """
-    from pydantic import ValidationError
-
     from diffunet import spec
     from diffunet.config import parse_value
     from diffunet.samplers import SAMPLERS
@@ -117,11 +115,7 @@ def sampler_of(name: str | None, options: list[str] | None, defaults: SampleConf
         if not equals:
             raise ConfigError(f"--option '{item}' should be NAME=VALUE, for example eta=0.5")
         table[key] = parse_value(value)
-    try:
-        return spec.sampler_config(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"sampler '{table['kind']}', option '{first['loc'][-1]}': {first['msg']}") from None
+    return spec.sampler_config(table)
 
 
 def choose_labels(den: Denoiser, seeds: list[int], wanted: str | None) -> list[int] | None:

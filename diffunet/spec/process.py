@@ -79,7 +79,7 @@ SpacingName = Literal["leading", "trailing", "linspace", "uniform", "karras"]
 
 
 def mismatch(schedule: str, prediction: str) -> list[str]:
-    """Why a prediction cannot go with a schedule; empty where it can."""
+    """Why the formula of a prediction cannot hold on a schedule; empty where it can."""
     if prediction in ("edm", "flow"):
         own = {name: schedule for schedule, name in OWN.items()}[prediction]
         return [] if schedule == own else [f"prediction '{prediction}' needs schedule '{own}', not '{schedule}'"]
@@ -89,8 +89,6 @@ def mismatch(schedule: str, prediction: str) -> list[str]:
         ]
     if prediction == "eps" and schedule == "flow":
         return ["prediction 'eps' says nothing of the image at t = 1, where schedule 'flow' has alpha = 0; use 'flow'"]
-    if prediction in ("eps", "x0") and schedule == "karras":
-        return [f"prediction '{prediction}' feeds the network sigmas up to 80; use 'edm' with 'karras'"]
     return []
 
 
@@ -113,6 +111,8 @@ class ProcessConfig(Spec):
         if self.clip and self.clip[0] >= self.clip[1]:
             bad.append(f"clip = {list(self.clip)} must be [low, high]")
         bad += mismatch(self.schedule.kind, self.prediction)
+        if self.prediction in ("eps", "x0") and self.schedule.kind == "karras":
+            bad.append(f"prediction '{self.prediction}' feeds the network sigmas up to 80; use 'edm' with 'karras'")
         contradictions(bad)
         return self
 

@@ -169,6 +169,7 @@ def test_the_network_compiles_without_a_graph_break() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
 def test_the_compiled_network_computes_the_same() -> None:
     compiled_equals_plain("inductor")
 
