@@ -71,7 +71,10 @@ class Denoiser(nn.Module):
     def guess(self, x_t: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """What the network says of x_t (B, C, *S) at times t in (0, 1], a scalar or (B,)."""
         t, alpha, sigma = self.levels(t, x_t)
-        return self.network(self.rule.input(x_t, alpha, sigma), self.schedule.network_time(t).to(x_t.device), **cond)
+        weight = next(self.network.parameters(), x_t)
+        return self.network(
+            self.rule.input(x_t, alpha, sigma).to(weight.dtype), self.schedule.network_time(t).to(x_t.device), **cond
+        )
 
     def estimate(self, x_t: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """x_0 without the threshold."""

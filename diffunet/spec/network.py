@@ -100,7 +100,9 @@ class UNetConfig(Spec):
     cond_channels: int = Field(0, ge=0, le=4096, description="channels of an image condition, joined to the input")
     base_channels: int = Field(128, ge=1, le=16384)
     channel_multipliers: Widths = Field((1, 2, 2, 2), min_length=1, max_length=12)
-    channels: Widths | None = Field(None, description="width of each level, in place of base x multipliers")
+    channels: Widths | None = Field(
+        None, min_length=1, max_length=12, description="width of each level, in place of base x multipliers"
+    )
     blocks_per_level: int | IntTuple = 2
     attention_levels: Ints = (1,)
     attention_in_mid: bool = True

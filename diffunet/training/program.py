@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from diffunet import data
-from diffunet.errors import CheckpointError, ConfigError, Interrupted, MemoryLimitError, UserError
+from diffunet.errors import CheckpointError, ConfigError, Interrupted, MemoryLimitError, StorageError, UserError
 from diffunet.spec import RunConfig
 from diffunet.training import checkpoint as checkpoints
 from diffunet.training import state
@@ -42,25 +43,35 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
     processes = PartialState(cpu=_on_cpu())
     folder = RunFolder(path)
     say = say if processes.is_main_process else _silent
-    with StopSignals() as signals:
-        try:
-            if processes.is_main_process:
-                folder.claim()
-                folder.adopt(config)
-                folder.write_status("starting", folder.read_status().get("step", 0))
-            return _train(config, folder, processes, signals, say)
-        except UserError as error:
-            _note_end(folder, processes, "interrupted" if isinstance(error, Interrupted) else "failed", error)
+    try:
+        if processes.is_main_process:
+            folder.claim()
+            folder.adopt(config)
+            folder.write_status("starting", folder.read_status().get("step", 0))
+        with StopSignals() as signals:
+            return _watched(config, folder, processes, signals, say)
+    finally:
+        folder.release()
+
+
+def _watched(config: RunConfig, folder: RunFolder, processes: PartialState, signals: StopSignals, say: Say) -> Path:
+    """Train, and leave in status.json how it ended."""
+    try:
+        return _train(config, folder, processes, signals, say)
+    except UserError as error:
+        _note_end(folder, "interrupted" if isinstance(error, Interrupted) else "failed", error)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        reason = (str(error) or "no memory left").splitlines()[0]
+        # torch's CPU allocator reports by a plain RuntimeError
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in reason:
             raise
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            full = MemoryLimitError(
-                f"out of memory with train.batch_size = {config.train.batch_size}: {str(error).splitlines()[0][:200]}; "
-                "raise train.accumulation, set model.checkpoint_levels, or use train.precision = 'bf16'"
-            )
-            _note_end(folder, processes, "failed", full)
-            raise full from None
-        finally:
-            folder.release()
+        full = MemoryLimitError(
+            f"out of memory with train.batch_size = {config.train.batch_size}: {reason[:200]}; "
+            "raise train.accumulation, set model.checkpoint_levels, or use train.precision = 'bf16'"
+        )
+        _note_end(folder, "failed", full)
+        raise full from None
 
 
 def _on_cpu() -> bool:
@@ -72,9 +83,10 @@ def _silent(line: str) -> None:
     pass
 
 
-def _note_end(folder: RunFolder, processes: PartialState, status: str, error: UserError) -> None:
-    mine = folder._lock is not None and folder._lock.is_locked
-    if processes.is_main_process and mine:
+def _note_end(folder: RunFolder, status: str, error: UserError) -> None:
+    with suppress(StorageError):  # a full disk must not hide the error that is being noted
+        if not folder.claimed:
+            return
         step = folder.read_status().get("step", 0)
         folder.write_status(status, step, exit_code=error.exit_code, code=error.code, message=str(error))
 

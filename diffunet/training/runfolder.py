@@ -48,6 +48,11 @@ class RunFolder:
         except OSError as error:
             raise storage_error(error, self.path, 27) from None
 
+    @property
+    def claimed(self) -> bool:
+        """Whether this process holds the folder."""
+        return self._lock is not None and self._lock.is_locked
+
     def release(self) -> None:
         """Let other runs have the folder."""
         if self._lock is not None:

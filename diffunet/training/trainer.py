@@ -186,11 +186,13 @@ class Trainer:
     def save(self, log: Log) -> None:
         """Write a checkpoint and the sampling weights, then let go of old checkpoints."""
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process and self.saved_step != self.counters.step:
-            scaler = self.accelerator.scaler
-            files = state.to_files(self.network, self.ema, self.plain_optimizer, scaler, self.counters)
-            log.sync()
-            checkpoints.write(self.folder.checkpoints, self.counters.step, files, self.facts)
+        if self.accelerator.is_main_process:
+            if self.saved_step != self.counters.step:
+                scaler = self.accelerator.scaler
+                files = state.to_files(self.network, self.ema, self.plain_optimizer, scaler, self.counters)
+                log.sync()
+                checkpoints.write(self.folder.checkpoints, self.counters.step, files, self.facts)
+            # also where the checkpoint is there already: a kill may have come between the two
             weights.save(self.ema_den, self.folder.weights, step=self.counters.step, weights="ema")
             checkpoints.rotate(self.folder.checkpoints, self.config.train.keep_checkpoints)
             self.folder.write_status("running", self.counters.step)
