@@ -45,7 +45,7 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> np.ndarray
     for i, tile in enumerate(tiles):
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = tile
-    scale = max(1, min(8, 256 // max(sheet.shape[:2])))
+    scale = max(1, min(8, 512 // max(sheet.shape[:2])))
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from diffunet import weights
@@ -15,6 +14,7 @@ from diffunet.table import choose
 from diffunet.training import checkpoint as checkpoints
 from diffunet.training.indexstream import draw
 from diffunet.training.runfolder import read_config
+from diffunet.training.state import tensors_of
 
 
 def device() -> torch.device:
@@ -38,8 +38,7 @@ def open_denoiser(run: Path, which: str = "ema") -> Denoiser:
         found, reasons = checkpoints.newest(run / "checkpoints")
         if found is None:
             raise CheckpointError(f"{run} holds no checkpoint to take the raw weights from {'; '.join(reasons)}")
-        tensors = safetensors.torch.load(found.files["network.safetensors"])
-        weights.load_exactly(den.network, tensors, found.path)
+        weights.load_exactly(den.network, tensors_of(found, "network"), found.path)
     return den.to(device()).eval()
 
 

@@ -148,7 +148,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
         manifest.pop("self")
-        intact = seal(manifest) == data and isinstance(manifest["files"], dict) and manifest["format"] == FORMAT
+        sizes = [(entry["size"], entry["sha256"]) for entry in manifest["files"].values()]
+        intact = seal(manifest) == data and manifest["format"] == FORMAT and len(sizes) > 0
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:

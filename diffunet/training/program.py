@@ -116,7 +116,7 @@ def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signal
     for note in (*split.notes, *(f"left out {bad.path}: {bad.reason}" for bad in split.skipped[:5])):
         say(note)
     check_data(config, split)
-    if resume is not None and resume.manifest["data"] != split.train.fingerprint:
+    if resume is not None and resume.manifest.get("data") != split.train.fingerprint:
         raise CheckpointError(
             f"the data changed since {resume.path} was written (its fingerprint differs); put the old data back to go "
             "on exactly, or use --out for a new run"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from diffunet import weights
 from diffunet.errors import CheckpointError
 from diffunet.training.checkpoint import Checkpoint
 from diffunet.training.ema import EMA
@@ -71,18 +72,40 @@ def counters_of(checkpoint: Checkpoint) -> Counters:
     Raises:
         CheckpointError: it was written by another version.
     """
-    stored = json.loads(checkpoint.files["state.json"])["counters"]
-    if set(stored) != {field.name for field in fields(Counters)}:
+    stored, kinds = _numbers(checkpoint)["counters"], {name: type(value) for name, value in asdict(Counters()).items()}
+    if not isinstance(stored, dict) or {name: type(value) for name, value in stored.items()} != kinds:
         raise CheckpointError(f"{checkpoint.path} was written by another version of diffunet; its state cannot be read")
     return Counters(**stored)
 
 
-def _fit(network: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        wrong = [line.strip() for line in str(error).splitlines()[1:6]]
-        raise CheckpointError(f"{checkpoint.path} does not fit the network: {'; '.join(wrong)}") from None
+        numbers = json.loads(_content(checkpoint, "state.json"))
+        return {"counters": numbers["counters"], "scaler": numbers["scaler"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{checkpoint.path / 'state.json'} does not hold the state of a run") from None
+
+
+def _content(checkpoint: Checkpoint, name: str) -> bytes:
+    if name not in checkpoint.files:
+        raise CheckpointError(f"{checkpoint.path} holds no {name}; use --out for a new run")
+    return checkpoint.files[name]
+
+
+def tensors_of(checkpoint: Checkpoint, part: str) -> dict[str, Tensor]:
+    """The tensors of `network`, `ema` or `optimizer`.
+
+    Raises:
+        CheckpointError: the file is not there, or no safetensors file.
+        UnsafeError: its header is beyond the limits.
+    """
+    name = f"{part}.safetensors"
+    data, path = _content(checkpoint, name), checkpoint.path / name
+    weights.check_header(data, path)
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:  # safetensors' Rust errors share no base class
+        raise CheckpointError(f"{path} is no safetensors file: {ascii(str(error))[1:-1]}") from None
 
 
 def from_checkpoint(
@@ -91,11 +114,14 @@ def from_checkpoint(
     """Put a verified checkpoint into a freshly made network, EMA, optimizer and scaler.
 
     Raises:
-        CheckpointError: it belongs to another network.
+        CheckpointError: it belongs to another network; the first five differences are named.
     """
-    _fit(network, safetensors.torch.load(checkpoint.files["network.safetensors"]), checkpoint)
-    _fit(ema.network, safetensors.torch.load(checkpoint.files["ema.safetensors"]), checkpoint)
-    moments = safetensors.torch.load(checkpoint.files["optimizer.safetensors"])
+    weights.load_exactly(network, tensors_of(checkpoint, "network"), checkpoint.path)
+    weights.load_exactly(ema.network, tensors_of(checkpoint, "ema"), checkpoint.path)
+    moments = tensors_of(checkpoint, "optimizer")
+    wanted = {f"{n}.{moment}": p.shape for n, p in network.named_parameters() for moment in MOMENTS}
+    if moments and {name: moment.shape for name, moment in moments.items()} != wanted:
+        raise CheckpointError(f"{checkpoint.path / 'optimizer.safetensors'} does not fit the network")
     updates = torch.tensor(float(counters_of(checkpoint).updates))
     for name, parameter in network.named_parameters():
         if f"{name}.{MOMENTS[0]}" not in moments:
@@ -104,6 +130,6 @@ def from_checkpoint(
         stored: dict[str, Tensor] = {"step": updates.to(parameter.device, copy=True)}
         stored |= {moment: moments[f"{name}.{moment}"].to(parameter.device) for moment in MOMENTS}
         optimizer.state[parameter] = stored
-    stored_scaler = json.loads(checkpoint.files["state.json"])["scaler"]
+    stored_scaler = _numbers(checkpoint)["scaler"]
     if scaler is not None and stored_scaler is not None:
         scaler.load_state_dict(stored_scaler)
