@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffunet.denoiser import Denoiser
-    from diffunet.generate import generate
+    from diffunet.generation import generate
     from diffunet.nn import ClassicUNet, UNet, presets
     from diffunet.objectives import Objective
     from diffunet.schedules import Schedule
@@ -27,7 +27,7 @@ _HOMES = {
     "Schedule": "schedules",
     "UNet": "nn",
     "UNetConfig": "spec",
-    "generate": "generate",
+    "generate": "generation",
     "load": "weights",
     "presets": "nn",
     "save": "weights",

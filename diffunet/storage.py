@@ -33,23 +33,16 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_durable(path: Path, data: bytes) -> None:
+    """Write and fsync one file in place; for files inside a folder, or under a name, that is not visible yet.
+
+    Raises:
+        OSError: as it comes, since only the caller knows how many bytes are needed in all.
+    """
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def write_durable(path: Path, data: bytes) -> None:
-    """Write and fsync one file in place; for files inside a folder that is not visible yet.
-
-    Raises:
-        StorageError: full disk (with bytes needed and free), no permission, I/O error.
-    """
-    try:
-        _write(path, data)
-    except OSError as error:
-        raise storage_error(error, path, len(data)) from None
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -61,7 +54,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, data)
+        write_durable(temporary, data)
         os.rename(temporary, path)
         fsync_dir(path.parent)
     except OSError as error:

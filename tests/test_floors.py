@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("compat",), ("nn",), ("schedules",), ("losses",)),
     (("predictions", "denoiser"),),
     (("objectives",), ("samplers",), ("guidance",)),
-    (("generate", "inverse"), ("data",), ("metrics",)),
+    (("generation", "inverse"), ("data",), ("metrics",)),
     (("storage", "pictures", "weights", "training"),),
     (("interop",), ("analysis",)),
     (("cli", "__main__", "__init__"),),

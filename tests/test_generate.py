@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffunet import Denoiser, Schedule, UNet, generate
 from diffunet.errors import ConfigError, NumericError
-from diffunet.generate import Progress
+from diffunet.generation import Progress
 from diffunet.samplers import SAMPLERS
 from diffunet.spec import DataInfo, ResidualBlock
 from tests import tiny

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffunet.denoiser import Denoiser
 from diffunet.errors import ConfigError
-from diffunet.generate import Progress
+from diffunet.generation import Progress
 from diffunet.pictures import MODES, grid, save_gif, save_png, to_uint8
 from diffunet.storage import write_file
 

@@ -14,7 +14,7 @@ from diffunet.spec import SampleConfig
 
 if TYPE_CHECKING:
     from diffunet.denoiser import Denoiser
-    from diffunet.generate import Progress
+    from diffunet.generation import Progress
 
 
 class Weights(StrEnum):
@@ -141,7 +141,7 @@ def draw(
 
     from tqdm import tqdm
 
-    from diffunet.generate import generate
+    from diffunet.generation import generate
 
     batches = -(-len(seeds) // batch_size)
     with tqdm(total=batches * options["steps"], unit="step", disable=not sys.stderr.isatty()) as bar:

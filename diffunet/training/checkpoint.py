@@ -97,10 +97,17 @@ def _set_aside(path: Path) -> None:
 
 
 def rotate(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints: first out of sight by a rename, then file by file."""
+    """Delete all but the newest `keep` checkpoints: first out of sight by a rename, then file by file.
+
+    Raises:
+        StorageError: one cannot be renamed.
+    """
     for step in steps(root)[:-keep]:
-        trash = root / f".trash-{step:08d}-{os.getpid()}"
-        os.rename(root / f"step-{step:08d}", trash)
+        old, trash = root / f"step-{step:08d}", root / f".trash-{step:08d}-{os.getpid()}"
+        try:
+            os.rename(old, trash)
+        except OSError as error:
+            raise storage_error(error, old, 0) from None
         shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -26,3 +26,5 @@ class EMA:
         """Follow `network` after its update number `updates` (from 1)."""
         decay = min(self.config.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(list(self.network.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
+        for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(newest)

@@ -11,7 +11,7 @@ import torch
 
 from diffunet.data import Images
 from diffunet.denoiser import Denoiser
-from diffunet.generate import Progress, generate
+from diffunet.generation import Progress, generate
 from diffunet.objectives import Objective
 from diffunet.pictures import MODES, grid, save_png
 from diffunet.spec import RunConfig

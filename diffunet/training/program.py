@@ -99,6 +99,11 @@ def _resume_point(folder: RunFolder, processes: PartialState, say: Say) -> check
         found, reasons = checkpoints.newest(folder.checkpoints)
         for reason in reasons:
             say(reason)
+        if found is None and folder.weights.exists():  # they are written after the first checkpoint
+            raise CheckpointError(
+                f"{folder.path} holds weights but no checkpoint to go on from; put one back into "
+                f"{folder.checkpoints}, or use --out for a new run"
+            )
         if found is None and folder.metrics.exists() and folder.metrics.stat().st_size:
             say("no checkpoint yet: starting again from step 0")
         folder.cut_metrics(found.step if found else 0)

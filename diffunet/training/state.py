@@ -73,7 +73,8 @@ def counters_of(checkpoint: Checkpoint) -> Counters:
         CheckpointError: it was written by another version.
     """
     stored, kinds = _numbers(checkpoint)["counters"], {name: type(value) for name, value in asdict(Counters()).items()}
-    if not isinstance(stored, dict) or {name: type(value) for name, value in stored.items()} != kinds:
+    known = isinstance(stored, dict) and {name: type(value) for name, value in stored.items()} == kinds
+    if not known or stored["step"] != checkpoint.step:
         raise CheckpointError(f"{checkpoint.path} was written by another version of diffunet; its state cannot be read")
     return Counters(**stored)
 
