@@ -297,3 +297,12 @@ def test_what_needs_no_torch_answers_within_a_second(bad: Path, arguments: list[
         seconds.append(time.perf_counter() - begun)
         assert done.stdout.splitlines()[-1] == ("2 False" if "bad.toml" in arguments else "0 False"), done.stderr
     assert min(seconds) < 1, seconds
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """`diffunet --help | head -1`"""
+    command = [sys.executable, "-m", "diffunet", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -79,7 +79,8 @@ def kinds_for(key: str) -> list[str]:
     annotations = RunConfig.model_fields[part.split(".")[0]].annotation
     choices = [m for m in _models(annotations.model_fields[models[part]].annotation) if name in m.model_fields]
     chosen = choices[0].model_fields["kind"].default
-    return [f"--{part}={chosen}"] + (["--process.prediction=edm"] if chosen == "karras" else [])
+    prediction = {"karras": "edm", "flow": "flow"}.get(chosen)  # these schedules have one of their own
+    return [f"--{part}={chosen}"] + ([f"--process.prediction={prediction}"] if prediction else [])
 
 
 @pytest.mark.parametrize("key", keys())

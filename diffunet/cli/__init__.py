@@ -50,7 +50,9 @@ def _run(arguments: list[str]) -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     module = import_module(COMMANDS[name])
     app.command(context_settings=getattr(module, "CONTEXT", {}))(getattr(module, name))
-    typer.main.get_command(app).main(arguments[1:], prog_name=f"diffunet {name}", standalone_mode=False)
+    code = typer.main.get_command(app).main(arguments[1:], prog_name=f"diffunet {name}", standalone_mode=False)
+    if code == 130:  # typer makes a return value of Ctrl-C
+        raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(arguments)
+        sys.stdout.flush()
         return 0
     except UserError as error:
         failure: UserError = error
@@ -66,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except TyperException as error:
         failure = ConfigError(f"{error}; see diffunet {arguments[0]} --help")
-    except BrokenPipeError:
-        # whoever read our output has gone; nothing is left to say to them
+    except (BrokenPipeError, SystemExit):
+        # whoever read our output has gone (typer makes an exit of it); nothing is left to say to them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if "--debug" in arguments:

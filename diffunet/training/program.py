@@ -61,6 +61,11 @@ def _watched(config: RunConfig, folder: RunFolder, processes: PartialState, sign
     except UserError as error:
         _note_end(folder, "interrupted" if isinstance(error, Interrupted) else "failed", error)
         raise
+    except KeyboardInterrupt:
+        _note_end(
+            folder, "interrupted", Interrupted("stopped at once; the steps since the last checkpoint repeat", 130)
+        )
+        raise
     except (MemoryError, RuntimeError) as error:
         reason = (str(error) or "no memory left").splitlines()[0]
         # torch's CPU allocator reports by a plain RuntimeError

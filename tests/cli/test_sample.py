@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffunet import load, save
+from diffunet import generation, load, save
 from diffunet.cli import main
 from diffunet.cli.options import parse_seeds
 from diffunet.cli.runs import random_label
@@ -290,6 +290,17 @@ def test_weights_that_are_not_numbers_write_no_image(
         error = refusal(capsys, 6, tmp_path / "nan.safetensors", "--n=2", "--steps=2", "--out", tmp_path / out)
         assert "2 of 2 images are not finite" in error
     assert [p.name for p in tmp_path.iterdir()] == ["nan.safetensors"]
+
+
+def test_an_interrupted_command_says_so(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation, "generate", interrupted)
+    assert main(["sample", str(trained), "--n", "1"]) == 130
+    assert capsys.readouterr().err == "diffunet: stopped\n"
 
 
 # --- whole processes --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_a_second_interrupt_stops_at_once_without_damage(zygote: Zygote, golden:
             time.sleep(0.001)
         assert child.wait() == 130
         assert "Traceback" not in (tmp_path / "log").read_text()
+        assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
         found, reasons = newest(run / "checkpoints")
         assert found is not None
         assert not reasons
