@@ -119,6 +119,15 @@ def describe(den: Denoiser) -> dict[str, Any]:
     }
 
 
+def _in_order(data: bytes) -> bytes:
+    """The same file with a sorted header: safetensors shuffles the metadata, and equal weights should be equal bytes."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    sorted_header = header.encode().ljust(size)
+    assert len(sorted_header) == size, "sorting keys keeps their length"
+    return data[:8] + sorted_header + data[8 + size :]
+
+
 def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
     """Write a denoiser to one file, complete or not at all.
 
@@ -137,7 +146,7 @@ def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
     description = json.dumps(extra | describe(den), sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in den.network.state_dict().items()}
     metadata = {"diffunet": description, "sha256": digest(description, tensors)}
-    write_file(path, safetensors.torch.save(tensors, metadata))
+    write_file(path, _in_order(safetensors.torch.save(tensors, metadata)))
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:

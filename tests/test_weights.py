@@ -245,3 +245,12 @@ def test_a_preset_comes_back_equal(path: Path) -> None:
     net = UNet.from_preset("small", base_channels=32)
     save(Denoiser(net, Schedule.cosine(), "v", (-1, 1)), path)
     assert load(path).network.config == net.config
+
+
+def test_equal_weights_are_equal_bytes(path: Path) -> None:
+    den = tiny.denoiser()
+    save(den, path)
+    first = path.read_bytes()
+    for _ in range(5):
+        save(den, path)
+        assert path.read_bytes() == first
