@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST recipe, evaluate it, and write benchmarks/first_runs.md with its curve and pictures.
 
-    python -m benchmarks.first_runs DATA [--run runs/fashion_mnist] [--quick] [--json]
+    python -m benchmarks.first_runs DATA [--run runs/fashion_mnist] [--quick] [--json] [--section.key value ...]
 
 DATA is the folder of the four idx files. A finished run is only evaluated again; `--quick` trains 20 steps into a
 folder of its own and writes nothing here.
@@ -103,8 +103,8 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/fashion_mnist"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    run, flags = arguments.run, ["--data.path", str(arguments.data)]
+    arguments, keys = parser.parse_known_args()
+    run, flags = arguments.run, ["--data.path", str(arguments.data), *keys]
     if arguments.quick:
         run, flags = Path("runs/fashion_mnist-quick"), [*flags, "--train.steps", "20", "--sample.steps", "5"]
     code = diffunet(["train", str(CONFIG), "--out", str(run), *flags])

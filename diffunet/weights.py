@@ -120,7 +120,7 @@ def describe(den: Denoiser) -> dict[str, Any]:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with a sorted header: safetensors shuffles the metadata, and equal weights should be equal bytes."""
+    """The same file with a sorted header: safetensors shuffles its metadata; equal weights should be equal bytes."""
     (size,) = struct.unpack("<Q", data[:8])
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     sorted_header = header.encode().ljust(size)
