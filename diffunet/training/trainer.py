@@ -120,7 +120,8 @@ class Trainer:
             if stop or self._due(config.checkpoint_every):
                 self.save(log)
             if stop:
-                raise Interrupted(f"stopped by a signal; step {counters.step} is saved", stop)
+                done = f"stopped by a signal; step {counters.step} is saved"
+                raise Interrupted(f"{done}; the same command again goes on from there", stop)
 
     def _due(self, every: int) -> bool:
         return self.counters.step % every == 0 or self.counters.step == self.config.train.steps
