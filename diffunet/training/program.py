@@ -191,7 +191,7 @@ def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accele
         if trackers:
             if len(accelerator.log_with) != len(trackers):
                 raise ValueError("not installed")
-            accelerator.init_trackers(config.run.name)
+            accelerator.init_trackers("diffunet")
     except (ValueError, ImportError) as error:
         raise ConfigError(f"train.trackers = {trackers}: {error}; install it, or leave the list empty") from None
     return accelerator
