@@ -33,17 +33,23 @@ def test_two_uninterrupted_runs_are_equal(zygote: Zygote, golden: Path, tmp_path
 def test_a_stop_signal_saves_and_resumes_exactly(
     zygote: Zygote, golden: Path, tmp_path: Path, number: int, code: int, after: int
 ) -> None:
-    run, command = tmp_path / "run", ["train", write_config(tmp_path), "--out", tmp_path / "run"]
-    child = zygote.start(command, tmp_path / "log")
-    wait_for(lambda: lines(run) >= after)
-    child.kill(number)
-    assert child.wait() == code
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = ["train", write_config(tmp_path), "--out", run]
+    ended = 0
+    for _ in range(10):  # on a busy machine a run of half a second may be over before the signal is sent
+        shutil.rmtree(run, ignore_errors=True)
+        child = zygote.start(command, log)
+        wait_for(lambda: lines(run) >= after)
+        child.kill(number)
+        if ended := child.wait():
+            break
+    assert ended == code
     done = lines(run)
-    assert after <= done < STEPS
+    assert after <= done <= STEPS
     assert (run / "checkpoints" / f"step-{done:08d}" / "manifest.json").exists()
-    assert f"step {done} is saved" in (tmp_path / "log").read_text()
-    assert zygote.run(command, tmp_path / "log") == 0
-    assert f"resuming at step {done}" in (tmp_path / "log").read_text()
+    assert f"step {done} is saved" in log.read_text()
+    assert zygote.run(command, log) == 0
+    assert f"resuming at step {done}" in log.read_text()
     assert_same_run(golden, run, STEPS)
 
 
@@ -76,17 +82,22 @@ def test_twenty_kills_at_random_times_lose_nothing(zygote: Zygote, golden: Path,
     """SIGKILL once a random number of steps has been written, wherever the process then is."""
     run, chance = tmp_path / "run", random.Random(1)
     command = ["train", write_config(tmp_path, checkpoint_every="2"), "--out", run]
-    for _ in range(20):
-        if lines(run) >= STEPS - 4:
+    landed = 0
+    for _ in range(60):
+        begun, wanted = lines(run), chance.randint(1, 4)
+        child = zygote.start(command, tmp_path / "log")
+        # the first lines of a resumed run may replace lines after its checkpoint: wait for new ones
+        wait_for(lambda begun=begun, wanted=wanted: lines(run) >= min(begun + wanted, STEPS))
+        child.kill()
+        code = child.wait()
+        assert code in (-signal.SIGKILL, 0)
+        landed += code == -signal.SIGKILL
+        if landed == 20:
+            break
+        if lines(run) == STEPS:
             assert zygote.run(command, tmp_path / "log") == 0
             assert_same_run_at_end(golden, run)
             shutil.rmtree(run)
-        begun, wanted = lines(run), chance.randint(1, 4)
-        child = zygote.start(command, tmp_path / "log")
-        # the first lines of a resumed run may replace lines after its checkpoint: wait for the log to say it began
-        wait_for(lambda begun=begun, wanted=wanted: lines(run) >= begun + wanted)
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
-        assert lines(run) > begun, "the kill came before any step"
+    assert landed == 20
     assert zygote.run(command, tmp_path / "log") == 0
     assert_same_run_at_end(golden, run)

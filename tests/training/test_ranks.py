@@ -15,7 +15,8 @@ from tests.training.conftest import Zygote, wait_for
 from tests.training.runs import assert_same_run, metrics, tensors, write_config
 
 ROOT = Path(__file__).parents[2]
-STEPS = 12
+STEPS = 48
+COMPARED = 12
 
 
 def torchrun(*arguments: object) -> list[str]:
@@ -61,11 +62,12 @@ def test_two_ranks_equal_one_process_within_summation_noise(
     """The same 12 samples, noises and times make each step; only the order of float32 sums differs.
 
     A mean of means rounds differently than one mean: relative 2^-24 = 6e-8 a sum, which Adam's division by the root of
-    the second moment can amplify while that is young. Over 12 steps 1e-4 of the loss leaves a margin of ten.
+    the second moment can amplify while that is young, and each step then differs a little more from its twin. Over the
+    first 12 steps 1e-4 of the loss leaves a margin of ten.
     """
     config, run = two_ranks
     assert zygote.run(["train", config, "--out", tmp_path / "one"], tmp_path / "log") == 0
-    for a, b in zip(metrics(run), metrics(tmp_path / "one"), strict=True):
+    for a, b in zip(metrics(run)[:COMPARED], metrics(tmp_path / "one")[:COMPARED], strict=True):
         assert a["step"] == b["step"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     weights = tensors(run, STEPS), tensors(tmp_path / "one", STEPS)
