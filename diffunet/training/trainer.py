@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -79,7 +80,13 @@ class Trainer:
         )
         if resume is not None:
             state.from_checkpoint(resume, self.network, self.ema, optimizer, accelerator.scaler)
-        self.facts = {"data": split.train.fingerprint, "torch": torch.__version__, "world": counters.world}
+        settings = checkpoints.canonical(config.model_dump(mode="json"))
+        self.facts = {
+            "config": hashlib.sha256(settings.encode()).hexdigest(),
+            "data": split.train.fingerprint,
+            "torch": torch.__version__,
+            "world": counters.world,
+        }
         if config.train.compile:
             self.network.compile(fullgraph=True)
         self.plain_optimizer = optimizer
