@@ -1,7 +1,7 @@
 """Files that earlier versions wrote load for ever.
 
-tests/fixtures/format-N holds a weights file with eight values of an image that its writer drew from it, and a run of two
-steps with the loss of the third as its writer continued it. A new format gets a new folder; these are never made again.
+tests/fixtures/format-N holds a weights file with eight values of an image that its writer drew from it, and a run of
+two steps with the loss of the third as its writer continued it. A new format gets a new folder; these stay as they are.
 """
 
 from __future__ import annotations
