@@ -1,6 +1,6 @@
 """What only a GPU can show. Skipped without one; run them by `make gpu`.
 
-CIFAR-10 is read from DIFFUNET_DATA/cifar10-batches-py (the python batches) where it is there; digits need nothing.
+CIFAR-10 is read from DIFFUNET_DATA/cifar-10-batches-py (the python batches) where that folder is; digits need nothing.
 """
 
 from __future__ import annotations
