@@ -53,7 +53,7 @@ def evaluation_rows(evaluation: dict) -> list[str]:
     return rows
 
 
-def page(run: Path, records: list[dict], evaluation: dict) -> str:
+def page(run: Path, records: list[dict], evaluation: dict, keys: list[str]) -> str:
     """benchmarks/first_runs.md."""
     seconds = sum(r["seconds"] for r in records)
     waiting = sum(r["data_seconds"] for r in records)
@@ -65,9 +65,9 @@ def page(run: Path, records: list[dict], evaluation: dict) -> str:
     lines = [
         "# First runs",
         "",
-        "Made by `python -m benchmarks.first_runs DATA`, which runs",
+        " ".join(["Made by `python -m benchmarks.first_runs DATA", *keys]) + "`, which runs",
         "",
-        "    diffunet train configs/fashion_mnist.toml --data.path DATA",
+        " ".join(["    diffunet train configs/fashion_mnist.toml --data.path DATA", *keys]),
         "    diffunet evaluate runs/fashion_mnist",
         "",
         f"on the 60,000 training images of Fashion-MNIST: {len(records):,} steps of 64 images in {seconds / 60:.0f} "
@@ -118,7 +118,7 @@ def main() -> int:
     if not arguments.quick:
         curve(records, HERE / "first_runs_loss.png")
         shutil.copy(max((run / "samples").glob("step-*.png")), HERE / "first_runs_samples.png")
-        (HERE / "first_runs.md").write_text(page(run, records, evaluation))
+        (HERE / "first_runs.md").write_text(page(run, records, evaluation, keys))
     return 0
 
 

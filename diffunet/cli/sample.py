@@ -48,7 +48,7 @@ def sample(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw images. The same seed gives the same image, whatever the batch size, device or order.
+    """Draw images. The same seed gives the same image, whatever the batch size or order.
 
     \b
     Examples:

@@ -98,7 +98,7 @@ class Classifier(Extractor):
 
     `accuracy` is measured on the held-out images: a classifier that cannot tell the classes apart measures little. Its
     precision is blind to images that look like none of the classes, which it puts among them all the same (pure
-    noise scores 0.1 to 0.7); the Frechet distance, KID and recall are not.
+    noise scored 0.06 to 0.7); the Frechet distance, KID and recall are not.
 
     Raises:
         ConfigError: there are no labels, or only one class.
