@@ -57,6 +57,11 @@ class Denoiser(nn.Module):
         return getattr(self.network, "null_label", None)
 
     @property
+    def learned_variance(self) -> bool:
+        """Does the network give a variance behind its guess?"""
+        return getattr(getattr(self.network, "config", None), "learned_variance", False)
+
+    @property
     def num_classes(self) -> int | None:
         """Classes of the network, or None."""
         return getattr(getattr(self.network, "config", None), "num_classes", None)
@@ -72,9 +77,11 @@ class Denoiser(nn.Module):
         """What the network says of x_t (B, C, *S) at times t in (0, 1], a scalar or (B,)."""
         t, alpha, sigma = self.levels(t, x_t)
         weight = next(self.network.parameters(), x_t)
-        return self.network(
+        guess = self.network(
             self.rule.input(x_t, alpha, sigma).to(weight.dtype), self.schedule.network_time(t).to(x_t.device), **cond
         )
+        # a learned variance stands behind the guess; samplers of a fixed variance leave it aside
+        return guess[:, : x_t.shape[1]] if self.learned_variance else guess
 
     def estimate(self, x_t: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """x_0 without the threshold."""

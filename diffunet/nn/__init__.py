@@ -3,7 +3,11 @@
 from diffunet.nn.attention import ATTENTIONS
 from diffunet.nn.blocks import BLOCKS
 from diffunet.nn.classic import ClassicUNet
+from diffunet.nn.conditioning import CLASSES
 from diffunet.nn.embeddings import TIMES
+from diffunet.nn.ends import ENDS
+from diffunet.nn.layers import BORDERS, NORMS
+from diffunet.nn.pyramids import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from diffunet.nn.resample import DOWNS, UPS
 from diffunet.nn.skips import SKIPS
 from diffunet.nn.unet import UNet
@@ -15,8 +19,14 @@ NETWORKS: Table[type[UNet] | type[ClassicUNet]] = Table("network", {"unet": UNet
 __all__ = [
     "ATTENTIONS",
     "BLOCKS",
+    "BORDERS",
+    "CLASSES",
     "DOWNS",
+    "ENDS",
+    "INPUT_PYRAMIDS",
     "NETWORKS",
+    "NORMS",
+    "OUTPUT_PYRAMIDS",
     "PRESETS",
     "SKIPS",
     "TIMES",

@@ -1,7 +1,8 @@
-"""ClassicUNet: the segmentation U-Net of Ronneberger, Fischer and Brox (1505.04597), from the same small parts.
+"""ClassicUNet: the segmentation U-Net of Ronneberger, Fischer and Brox (1505.04597), from the same parts as UNet.
 
 Two 3x3 convolutions with ReLU per level, 2x2 max-pool down, 2x2 transposed convolution up, one skip per level, which is
-cropped to the centre, stands first and is followed by the decoder's channels, and a 1x1 head.
+cropped to the centre, stands first and is followed by the decoder's channels, and a 1x1 head. Logits come out: sigmoid
+and softmax belong to the loss.
 """
 
 from __future__ import annotations
@@ -10,76 +11,81 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from diffunet.nn.layers import conv
-from diffunet.nn.resample import crop_like, pad_to_even
+from diffunet.nn.blocks import BLOCKS
+from diffunet.nn.embeddings import TIMES
+from diffunet.nn.layers import crop_centre, crop_like
+from diffunet.nn.resample import DOWNS, UPS
+from diffunet.nn.site import Site
+from diffunet.nn.skips import SKIPS
 from diffunet.spec import ClassicUNetConfig
 from diffunet.zoo import preset
 
-POOLS: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-UP_CONVS: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-
-
-def crop_centre(x: Tensor, sides: torch.Size) -> Tensor:
-    """Cut x (B, C, *S) to `sides` around its centre."""
-    for dim, side in enumerate(sides, start=2):
-        x = x.narrow(dim, (x.shape[dim] - side) // 2, side)
-    return x
-
 
 class ClassicUNet(nn.Module):
-    """The original U-Net: `net(x)` maps (B, C, *S) to (B, C_out, *S'), with S' = S for `same` padding.
+    """The original U-Net: `net(x)` maps (B, C, *S) to logits (B, C_out, *S'), with S' = S for `same` padding.
 
     Args:
         config: a ClassicUNetConfig; or give its fields as keywords, `ClassicUNet(padding="same")`.
+
+    `net(x, t)`, t a scalar or (B,), where the config has a time embedding.
     """
 
     def __init__(self, config: ClassicUNetConfig | None = None, **fields: Any) -> None:
         super().__init__()
         self.config = config = ClassicUNetConfig(**(dict(config or {}) | fields))
-        widths = [config.base_channels * 2**level for level in range(config.levels)]
+        widths, embed = config.widths, config.embed_channels
+        self.time = TIMES.build(config.time, config.base_channels, embed) if embed else None
+        outer = Site(config.dims, config.block, embed, config.padding_mode)  # operators keep what they halve and double
+        inner = outer.at(padding="valid") if config.padding == "valid" else outer
+
+        def block(in_channels: int, out_channels: int) -> nn.Module:
+            return BLOCKS.build(config.block, inner, in_channels, out_channels)
+
         ins = [config.in_channels, *widths[:-1]]
-        self.down = nn.ModuleList(self._double(i, o) for i, o in zip(ins, widths, strict=True))
-        lifts = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.lift = nn.ModuleList(UP_CONVS[config.dims](i, o, 2, stride=2) for i, o in lifts)
-        self.up = nn.ModuleList(self._double(i, o) for i, o in lifts)
-        self.head = conv(config.dims, widths[0], config.out_channels, kernel=1)
+        self.down = nn.ModuleList(block(i, o) for i, o in zip(ins, widths, strict=True))
+        self.pool = nn.ModuleList(DOWNS.build(config.down, outer, width) for width in widths[:-1])
+        self.lift, self.skips, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            self.lift.append(UPS.build(config.up, outer, below, width))
+            self.skips.append(join := SKIPS.build(config.skip, outer, width, width))
+            self.up.append(block(join.out_channels, width))
+        self.head = outer.conv(widths[0], config.out_channels, kernel=1)
 
-    def _double(self, in_channels: int, out_channels: int) -> nn.Sequential:
-        padding = 1 if self.config.padding == "same" else 0
-        first = conv(self.config.dims, in_channels, out_channels, padding=padding)
-        second = conv(self.config.dims, out_channels, out_channels, padding=padding)
-        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, *S) to (B, C_out, *S').
+    def forward(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
+        """Map x (B, C, *S) to logits (B, C_out, *S').
 
         Raises:
-            ValueError: valid convolutions leave nothing of so small an image.
+            ValueError: valid convolutions leave nothing of so small an image; or t is missing or not taken.
         """
         if self.config.padding == "valid" and min(x.shape[2:]) < self.smallest:
             raise ValueError(
                 f"sides of {tuple(x.shape[2:])} are too small: valid padding needs {self.smallest} or more"
             )
+        embedding = self._embed(x, t)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.down):
-            x = stage(POOLS[self.config.dims](pad_to_even(x), 2) if level else x)
+            x = stage(self.pool[level - 1](x) if level else x, embedding)
             skips.append(x)
         skips.pop()
-        for lift, stage in zip(self.lift, self.up, strict=True):
+        for lift, join, stage in zip(self.lift, self.skips, self.up, strict=True):
             x, skip = lift(x), skips.pop()
             x = crop_like(x, skip)  # same padding, odd side: one row too many
-            x = stage(torch.cat([crop_centre(skip, x.shape[2:]), x], dim=1))
+            x = stage(join(x, crop_centre(skip, x.shape[2:])), embedding)
         return self.head(x)
+
+    def _embed(self, x: Tensor, t: Tensor | float | None) -> Tensor | None:
+        if (t is None) != (self.time is None):
+            raise ValueError("t is needed" if t is None else "t was given but the network has time = 'none'")
+        return None if self.time is None else self.time(torch.as_tensor(t, device=x.device).expand(x.shape[0]))
 
     @property
     def smallest(self) -> int:
         """Smallest side that valid convolutions leave something of."""
-        side = 1
-        for _ in range(self.config.levels - 1):
+        side, levels = 1, len(self.config.widths)
+        for _ in range(levels - 1):
             side = -(-(side + 4) // 2)  # what the level below must give
-        for _ in range(self.config.levels - 1):
+        for _ in range(levels - 1):
             side = 2 * (side + 4) - 1  # an odd side is padded before the pool
         return side + 4
 

@@ -29,6 +29,16 @@ def contradictions(messages: list[str]) -> None:
         raise PydanticCustomError("contradiction", "{text}", {"text": "; ".join(messages), "each": messages})
 
 
+def by_name(default: str) -> BeforeValidator:
+    """The kind alone stands for a part; a table without a kind is the default one's options."""
+
+    def complete(value: Any) -> Any:
+        value = named(value)
+        return {"kind": default} | value if isinstance(value, dict) else value
+
+    return BeforeValidator(complete)
+
+
 ByName = BeforeValidator(named)
 IntTuple = Annotated[tuple[int, ...], Strict(False)]
 Ints = Annotated[IntTuple, BeforeValidator(listed)]

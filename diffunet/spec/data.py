@@ -20,7 +20,7 @@ class DataInfo(Spec):
 class DataConfig(Spec):
     """Where the images are and how they become arrays in [-1, 1]."""
 
-    name: Literal["digits", "folder", "array", "fashion_mnist", "mnist", "cifar10"] = "digits"
+    name: Literal["digits", "folder", "array", "fashion_mnist", "mnist", "cifar10", "pairs"] = "digits"
     path: str | None = None
     size: int | IntTuple | None = Field(None, description="side, or (height, width); images are resized, then cropped")
     channels: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="1 greyscale, 3 RGB; arrays any")
@@ -29,6 +29,7 @@ class DataConfig(Spec):
     layout: Literal["nl", "nlc", "ncl", "nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw"] | None = Field(
         None, description="axes of an array; nl, nhw, nhwc or ncdhw by their number if unset"
     )
+    class_names: Strings | None = Field(None, description="names of the label values of pairs, in rising order")
     flip: bool = Field(False, description="mirror half of the training images left to right")
     held_out: float = Field(0.1, ge=0, lt=1, description="share never trained on, where the data has no test split")
     bad_files: Literal["skip", "fail"] = "skip"
@@ -49,5 +50,10 @@ class DataConfig(Spec):
             bad.append(f"background must be three numbers 0 to 255, not {list(self.background)}")
         if self.value_range and self.value_range[0] >= self.value_range[1]:
             bad.append(f"value_range = {list(self.value_range)} must be [low, high]")
+        if self.name == "pairs":
+            wrong = [key for key in ("size", "layout") if getattr(self, key) is not None] + ["flip"] * self.flip
+            bad += [f"data.{key} is not for data.name = 'pairs'; see segment.crop and segment.augment" for key in wrong]
+        elif self.class_names is not None:
+            bad.append(f"data.class_names needs data.name = 'pairs', not '{self.name}'")
         contradictions(bad)
         return self

@@ -75,7 +75,8 @@ def _join(lines: list[str]) -> str:
 
 
 def _wrong_value(detail: ErrorDetails, path: Path, wrong: set[str]) -> str:
-    expected = re.sub(r"dictionary or instance of \w+", "table", detail["msg"].partition(" should ")[2])
+    a_table = r"dictionary or (instance of \w+|object to extract fields from)"
+    expected = re.sub(a_table, "table", detail["msg"].partition(" should ")[2])
     expected = expected.partition(" after validation")[0].replace("valid ", "")
     value = json.dumps(detail["input"], default=str)
     value = value if len(value) <= 60 else f"{value[:60]}..."

@@ -1,4 +1,4 @@
-"""The networks and their parts."""
+"""The networks: what their parts are and how they are put together."""
 
 from __future__ import annotations
 
@@ -6,11 +6,31 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, Strict, model_validator
 
-from diffunet.spec.base import ByName, Count, Ints, IntTuple, Spec, contradictions, listed
+from diffunet.spec.base import ByName, Ints, IntTuple, Spec, contradictions, listed
+from diffunet.spec.blocks import AttentionConfig, BlockConfig, DoubleConvBlock, ResidualBlock, SelfAttention
+from diffunet.spec.embeddings import ClassConfig, ClassTable, NoTime, SinusoidalTime, TimeConfig
+from diffunet.spec.levels import (
+    ConcatSkip,
+    CropSkip,
+    DownConfig,
+    InputPyramidConfig,
+    MaxPool,
+    NearestConv,
+    OutputPyramidConfig,
+    SkipConfig,
+    StridedConv,
+    TransposedConv,
+    UpConfig,
+)
 
 # float32 weights that no single device holds beside their gradients, moments and average
 MAX_BYTES = 64 * 2**30
+MAX_LEVELS = 12
+Width = Annotated[int, Field(ge=1, le=16384)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+PaddingMode = Literal["zeros", "reflect", "circular"]
 Widths = Annotated[tuple[Annotated[int, Field(le=2**30)], ...], Strict(False), BeforeValidator(listed)]
+PER_LEVEL = "of each level, in place of"
 
 
 def too_large(parameters: int, keys: str) -> list[str]:
@@ -21,100 +41,48 @@ def too_large(parameters: int, keys: str) -> list[str]:
     return [f"the weights would need {need / 1e9:,.0f} GB, at most {MAX_BYTES / 1e9:.0f} are allowed; lower {keys}"]
 
 
-class SinusoidalTime(Spec):
-    """Sinusoids of the time, then a two-layer MLP.
-
-    `order` and `shift` decide which project's weights fit: sin_cos with shift 1 is DDPM's
-    (10000^(-i/(half-1))), cos_sin with shift 0 is ADM's (10000^(-i/half)).
-    """
-
-    kind: Literal["sinusoidal"] = "sinusoidal"
-    order: Literal["sin_cos", "cos_sin"] = "sin_cos"
-    shift: Literal[0, 1] = 1
-    width: int = Field(4, ge=1, le=64, description="embedding channels = width x base channels")
-
-
-class ResidualBlock(Spec):
-    """norm, SiLU, conv, condition, norm, SiLU, dropout, conv, plus the input."""
-
-    kind: Literal["residual"] = "residual"
-    condition: Literal["shift", "scale_shift"] = "shift"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    groups: Count = 32
-    eps: float = Field(1e-6, gt=0, lt=1)
-    zero_init: bool = True
-
-
-class SelfAttention(Spec):
-    """Attention over all positions; give the number of heads or the channels of one head."""
-
-    kind: Literal["self"] = "self"
-    heads: Count | None = None
-    head_channels: Count | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> SelfAttention:
-        both = self.heads is not None and self.head_channels is not None
-        contradictions(["give heads or head_channels, not both"] if both else [])
-        return self
-
-    def count(self, channels: int) -> int:
-        """Number of heads for a width of `channels` (one head where neither option is given)."""
-        return channels // self.head_channels if self.head_channels else (self.heads or 1)
-
-
-class StridedConv(Spec):
-    """3x3 convolution of stride 2; asymmetric pads right and bottom only (TensorFlow's SAME)."""
-
-    kind: Literal["strided_conv"] = "strided_conv"
-    pad: Literal["symmetric", "asymmetric"] = "symmetric"
-
-
-class NearestConv(Spec):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
-
-    kind: Literal["nearest_conv"] = "nearest_conv"
-
-
-class ConcatSkip(Spec):
-    """The skip's channels stand behind the decoder's."""
-
-    kind: Literal["concat"] = "concat"
-
-
-TimeConfig = Annotated[SinusoidalTime, ByName]
-BlockConfig = Annotated[ResidualBlock, ByName]
-AttentionConfig = Annotated[SelfAttention, ByName]
-DownConfig = Annotated[StridedConv, ByName]
-UpConfig = Annotated[NearestConv, ByName]
-SkipConfig = Annotated[ConcatSkip, ByName]
-
-
 class UNetConfig(Spec):
     """The U-Net in the DDPM topology. Level 0 is full resolution; each next level halves every side."""
 
     kind: Literal["unet"] = "unet"
     dims: Literal[1, 2, 3] = 2
-    in_channels: int = Field(3, ge=1, le=4096)
-    out_channels: int = Field(3, ge=1, le=4096)
+    in_channels: Channels = 3
+    out_channels: Channels = 3
     cond_channels: int = Field(0, ge=0, le=4096, description="channels of an image condition, joined to the input")
-    base_channels: int = Field(128, ge=1, le=16384)
-    channel_multipliers: Widths = Field((1, 2, 2, 2), min_length=1, max_length=12)
+    self_conditioning: bool = Field(False, description="the previous estimate is joined to the input (2208.04202)")
+    learned_variance: bool = Field(False, description="as many output channels more: the variance (2102.09672)")
+    base_channels: Width = 128
+    channel_multipliers: Widths = Field((1, 2, 2, 2), min_length=1, max_length=MAX_LEVELS)
     channels: Widths | None = Field(
-        None, min_length=1, max_length=12, description="width of each level, in place of base x multipliers"
+        None, min_length=1, max_length=MAX_LEVELS, description=f"width {PER_LEVEL} base x multipliers"
+    )
+    stem_channels: Width | Literal["first_level"] | None = Field(
+        None, description="width of the first convolution: a number, or that of the first level; base_channels if unset"
     )
     blocks_per_level: int | IntTuple = 2
     attention_levels: Ints = (1,)
+    attention_up: Literal["every", "last"] = Field("every", description="attention behind which blocks of the way up")
     attention_in_mid: bool = True
+    mid_attention_norm: bool = True
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    null_class: bool = Field(False, description="one more row in the class table: 'no class'")
+    null_class: bool = Field(False, description="one more class: 'no class'")
+    vector_channels: int = Field(0, ge=0, le=65536, description="length of a continuous condition, beside the time")
+    padding: PaddingMode = "zeros"
+    divide_by_time: bool = Field(False, description="the output is divided by t: score networks told sigma itself")
+    uncertainty_channels: int = Field(0, ge=0, le=4096, description="features of a learned log variance u(t) (EDM2)")
     checkpoint_levels: Ints = Field((), description="levels whose activations are recomputed in the backward pass")
     time: TimeConfig = SinusoidalTime()
+    class_embedding: ClassConfig = ClassTable()
     block: BlockConfig = ResidualBlock()
     attention: AttentionConfig = SelfAttention()
     down: DownConfig = StridedConv()
     up: UpConfig = NearestConv()
     skip: SkipConfig = ConcatSkip()
+    attentions: tuple[AttentionConfig, ...] | None = Field(None, strict=False, description=f"{PER_LEVEL} attention")
+    downs: tuple[DownConfig, ...] | None = Field(None, strict=False, description=f"below {PER_LEVEL} down")
+    ups: tuple[UpConfig, ...] | None = Field(None, strict=False, description=f"below {PER_LEVEL} up")
+    input_pyramid: InputPyramidConfig | None = None
+    output_pyramid: OutputPyramidConfig | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -122,20 +90,58 @@ class UNetConfig(Spec):
         return self.channels or tuple(self.base_channels * m for m in self.channel_multipliers)
 
     @property
-    def _made(self) -> str:
-        """The keys that the widths come from."""
-        return "channels" if self.channels else "base_channels x channel_multipliers"
-
-    @property
     def depths(self) -> tuple[int, ...]:
         """Blocks of each level on the way down (one more on the way up)."""
         blocks = self.blocks_per_level
         return (blocks,) * len(self.widths) if isinstance(blocks, int) else blocks
 
+    @property
+    def stem_width(self) -> int:
+        """Channels behind the first convolution."""
+        return self.widths[0] if self.stem_channels == "first_level" else self.stem_channels or self.base_channels
+
+    @property
+    def head_channels(self) -> int:
+        """Channels of the output, the variance included."""
+        return self.out_channels * (2 if self.learned_variance else 1)
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the embedding that the blocks are told; 0 where there is nothing to tell."""
+        if isinstance(self.time, NoTime) and self.num_classes is None:
+            return 0
+        return self.time.width * self.base_channels if self.time.width else max(self.widths)
+
+    def attention_at(self, level: int) -> AttentionConfig:
+        """The attention of a level."""
+        return self.attentions[level] if self.attentions else self.attention
+
+    def down_at(self, level: int) -> DownConfig:
+        """The operator from a level to the one below."""
+        return self.downs[level] if self.downs else self.down
+
+    def up_at(self, level: int) -> UpConfig:
+        """The operator to a level from the one below."""
+        return self.ups[level] if self.ups else self.up
+
+    @property
+    def _made(self) -> str:
+        """The keys that the widths come from."""
+        return "channels" if self.channels else "base_channels x channel_multipliers"
+
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
-        widths, levels, made = self.widths, len(self.widths), self._made
-        bad = [f"{made}: a width must be at least 1, not {w}" for w in widths if w < 1]
+        # widths and operators can be looked up only where the lists fit the levels
+        bad = self._shape_contradictions() or [*self._width_contradictions(), *self._operator_contradictions()]
+        bad += self._condition_contradictions()
+        sizes = f"{self._made}, blocks_per_level or num_classes"
+        contradictions(bad or too_large(self._least_parameters(), sizes))
+        return self
+
+    def _shape_contradictions(self) -> list[str]:
+        """Lists that do not fit the number of levels."""
+        levels, made = len(self.widths), self._made
+        bad = [f"{made}: a width must be at least 1, not {w}" for w in self.widths if w < 1]
         if len(self.depths) != levels:
             bad.append(f"blocks_per_level names {len(self.depths)} levels but there are {levels} ({made})")
         if any(not 1 <= d <= 64 for d in self.depths):
@@ -146,55 +152,108 @@ class UNetConfig(Spec):
                 for i in getattr(self, name)
                 if not 0 <= i < levels
             ]
-        groups = self.block.groups
-        for width in sorted({w for w in (*widths, self.base_channels) if w >= 1 and w % groups}):
-            bad.append(f"a width of {width} channels is not divisible by block.groups = {groups} ({made})")
-        bad += self._attention_contradictions()
+        for name, wanted in {"attentions": levels, "downs": levels - 1, "ups": levels - 1}.items():
+            given = getattr(self, name)
+            if given is not None and len(given) != wanted:
+                bad.append(f"{name} names {len(given)} parts but {levels} levels ({made}) have {wanted}")
+        rates = getattr(self.block, "rates", None)
+        if rates and (len(rates) != levels or min(rates) < 1):
+            bad.append(f"block.rates must be {levels} whole numbers ({made}) of at least 1, not {list(rates)}")
+        return bad
+
+    def _width_contradictions(self) -> list[str]:
+        """Widths that groups or heads do not divide."""
+        made, bad = self._made, []
+        for width in sorted({*self.widths, self.base_channels, self.stem_width}):
+            groups = self.block.groups_of(width)
+            if width % groups:
+                bad.append(f"a width of {width} channels is not divisible by block.groups = {groups} ({made})")
+        attended = set(self.attention_levels)
+        if self.attention_in_mid:
+            attended.add(len(self.widths) - 1)
+        for level in sorted(attended):
+            width = self.widths[level]
+            for option in self.attention_at(level).problems(width):
+                bad.append(f"a width of {width} channels is not divisible by {option} ({made})")
+        return list(dict.fromkeys(bad))
+
+    def _operator_contradictions(self) -> list[str]:
+        bad = []
+        for level in range(len(self.widths) - 1):
+            down, up = self.down_at(level).kind, self.up_at(level).kind
+            if (down == "none") != (up == "none"):
+                bad.append(f"down = '{down}' and up = '{up}': where one is 'none' the other must be")
+            if "in_block" in (down, up) and not self.block.resamples:
+                bad.append(f"down or up = 'in_block' needs a block that resamples, which '{self.block.kind}' does not")
+            if down == "none" and (self.input_pyramid or self.output_pyramid):
+                bad.append("input_pyramid and output_pyramid need a down operator between all levels, not 'none'")
+        return list(dict.fromkeys(bad))
+
+    def _condition_contradictions(self) -> list[str]:
+        bad = []
         if self.null_class and self.num_classes is None:
             bad.append("null_class needs num_classes")
-        sizes = f"{made}, blocks_per_level or num_classes"
-        contradictions(bad or too_large(self._least_parameters(), sizes))
-        return self
+        if not self.time.mlp and self.vector_channels:
+            bad.append(f"vector_channels needs a time embedding with an MLP, which '{self.time.kind}' has not")
+        if not self.time.mlp and self.num_classes and self.class_embedding.before_mlp:
+            bad.append(f"class_embedding = '{self.class_embedding.kind}' needs a time embedding with an MLP")
+        if isinstance(self.time, NoTime) and self.divide_by_time:
+            bad.append("divide_by_time needs a time, but time = 'none'")
+        return bad
 
     def _least_parameters(self) -> int:
         """A lower bound: of each level the convolutions from its own width to its own width, and the class table."""
-        # two a block, d blocks down and d + 1 up; the first of all comes from another width
-        squares = sum((4 * d + 1) * w**2 for w, d in zip(self.widths, self.depths, strict=True))
-        return squares * 3**self.dims + (self.num_classes or 0) * self.time.width * self.base_channels
-
-    def _attention_contradictions(self) -> list[str]:
-        made, levels = self._made, {i for i in self.attention_levels if 0 <= i < len(self.widths)}
-        if self.attention_in_mid:
-            levels.add(len(self.widths) - 1)
-        bad = []
-        for width in sorted({self.widths[i] for i in levels}):
-            per, heads = self.attention.head_channels, self.attention.heads
-            if per and width % per:
-                bad.append(f"a width of {width} channels is not divisible by attention.head_channels = {per} ({made})")
-            if heads and width % heads:
-                bad.append(f"a width of {width} channels is not divisible by attention.heads = {heads} ({made})")
-        return bad
+        # two a block, the first of all comes from another width; on the way up count only the second
+        squares = sum(3 * d * w**2 for w, d in zip(self.widths, self.depths, strict=True))
+        return squares * self.block.kernel_values(self.dims) + (self.num_classes or 0) * self.base_channels
 
 
 class ClassicUNetConfig(Spec):
-    """The segmentation U-Net of 2015 (1505.04597): one skip per level, ReLU, max-pool, no time.
+    """The segmentation U-Net of 2015 (1505.04597): one skip per level, two convolutions a level.
 
     `valid` convolutions lose a border of one at each, as in the paper (572 in, 388 out); `same` keep the size.
     """
 
     kind: Literal["classic"] = "classic"
     dims: Literal[1, 2, 3] = 2
-    in_channels: int = Field(1, ge=1, le=4096)
-    out_channels: int = Field(2, ge=1, le=4096)
-    base_channels: int = Field(64, ge=1, le=16384)
-    levels: Annotated[int, Field(ge=1, le=12)] = 5
+    in_channels: Channels = 1
+    out_channels: Channels = 2
+    base_channels: Width = 64
+    levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] = 5
+    channels: Widths | None = Field(
+        None, min_length=1, max_length=MAX_LEVELS, description=f"width {PER_LEVEL} base x 1, 2, 4, ..."
+    )
     padding: Literal["valid", "same"] = "valid"
+    padding_mode: PaddingMode = "zeros"
+    block: Annotated[DoubleConvBlock, ByName] = DoubleConvBlock()
+    down: DownConfig = MaxPool()
+    up: UpConfig = TransposedConv()
+    skip: SkipConfig = CropSkip()
+    time: TimeConfig = NoTime()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return self.channels or tuple(self.base_channels * 2**level for level in range(self.levels))
+
+    @property
+    def embed_channels(self) -> int:
+        """Channels of the time embedding; 0 where the network is not told the time."""
+        if isinstance(self.time, NoTime):
+            return 0
+        return self.time.width * self.base_channels if self.time.width else max(self.widths)
 
     @model_validator(mode="after")
     def _check(self) -> ClassicUNetConfig:
-        widths = [self.base_channels * 2**level for level in range(self.levels)]
-        # two convolutions on the way down, the first from half the width; the way up has more
-        contradictions(too_large(sum(w * w * 3**self.dims for w in widths), "base_channels or levels"))
+        made = "channels" if self.channels else "base_channels or levels"
+        bad = [f"{made}: a width must be at least 1, not {w}" for w in self.widths if w < 1]
+        groups = {w: self.block.groups_of(w) for w in self.widths}
+        bad += [f"a width of {w} is not divisible by block.groups = {n} ({made})" for w, n in groups.items() if w % n]
+        for name in ("down", "up"):
+            if (kind := getattr(self, name).kind) in ("in_block", "none"):
+                bad.append(f"{name} = '{kind}' is for 'unet' networks; the classic one pools and lifts by operators")
+        # the second convolution of each level; the way up has more
+        contradictions(bad or too_large(sum(w * w * 3**self.dims for w in self.widths), made))
         return self
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
 from diffunet.spec.data import DataConfig
-from diffunet.spec.network import UNetConfig
+from diffunet.spec.network import NetworkConfig, UNetConfig
 from diffunet.spec.process import DDIMSampler, ObjectiveConfig, ProcessConfig, SamplerConfig, SpacingName
+from diffunet.spec.segmentation import SegmentConfig
+
+TaskName = Literal["diffusion", "segment"]
+# Sections that only one task has; they are not in the JSON of a run of another one.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "diffusion": ("process", "objective", "sample", "evaluate"),
+    "segment": ("segment",),
+}
 
 
 class TrainConfig(Spec):
@@ -77,36 +86,77 @@ class RunSection(Spec):
     """Name and kind of the run."""
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    task: Literal["diffusion"] = "diffusion"
+    task: TaskName = "diffusion"
 
 
 class RunConfig(Spec):
-    """One config file, resolved."""
+    """One config file, resolved. The sections of other tasks are there with their defaults, but not in its JSON."""
 
     run: RunSection = RunSection()
-    model: UNetConfig = UNetConfig()
+    model: NetworkConfig = UNetConfig()
     process: ProcessConfig = ProcessConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    segment: SegmentConfig = SegmentConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     ema: EMAConfig = EMAConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The sections that this run's task has no use for."""
+        return tuple(name for task, names in SECTIONS.items() if task != self.run.task for name in names)
+
+    @model_serializer(mode="wrap")
+    def _own_sections(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name not in self.foreign}
+
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        bad = []
-        if self.objective.class_dropout > 0 and not self.model.null_class:
-            bad.append("objective.class_dropout needs model.null_class = true")
-        if self.sample.guidance is not None and not self.model.null_class:
-            bad.append("sample.guidance needs model.null_class = true")
-        if self.model.out_channels != self.model.in_channels:
-            bad.append(
-                f"model.out_channels = {self.model.out_channels} must equal in_channels = {self.model.in_channels}"
-            )
-        if self.model.cond_channels:
-            bad.append("model.cond_channels needs image conditions, which no data set here provides; train from Python")
-        if self.model.dims != 2 and self.data.name != "array":
-            bad.append(f"model.dims = {self.model.dims} needs data.name = 'array', not '{self.data.name}'")
-        contradictions(bad)
+        task = self.run.task
+        bad = [
+            f"[{name}] is for another task than run.task = '{task}'; leave it out"
+            for name in self.foreign
+            if name in self.model_fields_set
+        ]
+        contradictions(bad + CHECKS[task](self))
         return self
+
+
+def _of_diffusion(config: RunConfig) -> list[str]:
+    model = config.model
+    if not isinstance(model, UNetConfig):
+        return [f"run.task = 'diffusion' needs model.kind = 'unet', not '{model.kind}', which knows no time"]
+    bad = []
+    if config.objective.class_dropout > 0 and not model.null_class:
+        bad.append("objective.class_dropout needs model.null_class = true")
+    if config.sample.guidance is not None and not model.null_class:
+        bad.append("sample.guidance needs model.null_class = true")
+    if model.out_channels != model.in_channels:
+        bad.append(f"model.out_channels = {model.out_channels} must equal in_channels = {model.in_channels}")
+    if model.cond_channels:
+        bad.append("model.cond_channels needs image conditions, which no data set here provides; train from Python")
+    if model.dims != 2 and config.data.name != "array":
+        bad.append(f"model.dims = {model.dims} needs data.name = 'array', not '{config.data.name}'")
+    if config.data.name == "pairs":
+        bad.append("data.name = 'pairs' needs run.task = 'segment'")
+    return bad
+
+
+def _of_segmentation(config: RunConfig) -> list[str]:
+    model, bad = config.model, []
+    if config.data.name != "pairs":
+        bad.append(f"run.task = 'segment' needs data.name = 'pairs', not '{config.data.name}'")
+    if model.dims != 2:
+        bad.append(f"model.dims = {model.dims}, but pairs of images and labels have 2")
+    time = getattr(model, "time", None)
+    if time is not None and time.kind != "none":
+        bad.append(f"run.task = 'segment' needs model.time = 'none', not '{time.kind}': an image has no time")
+    used = [key for key in ("num_classes", "cond_channels", "vector_channels") if getattr(model, key, None)]
+    used += [key for key in ("self_conditioning", "learned_variance") if getattr(model, key, False)]
+    bad += [f"model.{key} is not for run.task = 'segment'" for key in used]
+    return bad
+
+
+CHECKS: dict[str, Callable[[RunConfig], list[str]]] = {"diffusion": _of_diffusion, "segment": _of_segmentation}

@@ -12,18 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffunet.nn import ATTENTIONS, BLOCKS, DOWNS, SKIPS, TIMES, UPS
-from diffunet.nn.layers import Chain, GroupNorm, Timed, conv, zero
-from diffunet.nn.resample import crop_like, pad_to_even
-from diffunet.spec import ConcatSkip, NearestConv, ResidualBlock, SelfAttention, SinusoidalTime, StridedConv, UNetConfig
+from diffunet.nn.layers import Chain, GroupNorm, Timed, conv, crop_like, pad_to_even, zero
+from diffunet.nn.site import Site
+from diffunet.spec import ConcatSkip, NearestConv, ResidualBlock, SelfAttention, SinusoidalTime, StridedConv
 from tests.nn.networks import perturbed, tiny_config
 
 
 def block(config: ResidualBlock, in_channels: int = 8, out_channels: int = 12, embed: int = 6, dims: int = 2) -> Any:
-    return perturbed(BLOCKS.build(config, tiny_config(dims=dims), in_channels, out_channels, embed)).eval()
+    return perturbed(BLOCKS.build(config, Site(dims, config, embed), in_channels, out_channels)).eval()
+
+
+def site(**changes: Any) -> Site:
+    network = tiny_config(**changes)
+    return Site(network.dims, network.block, 6, network.padding)
 
 
 def attention(config: SelfAttention, channels: int, **changes: Any) -> Any:
-    return perturbed(ATTENTIONS.build(config, tiny_config(**changes), channels)).eval()
+    return perturbed(ATTENTIONS.build(config, site(**changes), channels)).eval()
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -76,7 +81,7 @@ def waves(order: str, shift: int, channels: int, t: float) -> list[float]:
 @pytest.mark.parametrize("order", ["sin_cos", "cos_sin"])
 def test_sinusoids_follow_their_formula(order: Any, shift: Any, channels: int) -> None:
     times = [0.0, 1.0, 17.25, 999.0]
-    embed = perturbed(TIMES.build(SinusoidalTime(order=order, shift=shift, width=3), channels))
+    embed = perturbed(TIMES.build(SinusoidalTime(order=order, shift=shift), channels, 3 * channels))
     features = torch.tensor([waves(order, shift, channels, t) for t in times])
     expected = embed.mlp_out(F.silu(embed.mlp_in(features)))
     assert embed.out_channels == expected.shape[1] == 3 * channels
@@ -84,7 +89,7 @@ def test_sinusoids_follow_their_formula(order: Any, shift: Any, channels: int) -
 
 
 def test_sinusoids_keep_their_precision_in_a_half_precision_network() -> None:
-    embed = TIMES.build(SinusoidalTime(), 64)
+    embed = TIMES.build(SinusoidalTime(), 64, 256)
     full = embed(torch.tensor([998.0, 999.0]))
     half = embed.bfloat16()(torch.tensor([998.0, 999.0]))
     assert half.dtype == torch.bfloat16
@@ -186,8 +191,8 @@ def test_odd_sides_are_padded_at_their_end_and_cropped_there() -> None:
 @pytest.mark.parametrize("pad", ["symmetric", "asymmetric"])
 @pytest.mark.parametrize("sides", [(1,), (6,), (7, 4), (3, 2, 1)], ids=str)
 def test_down_halves_rounding_up_and_up_doubles(sides: tuple[int, ...], pad: Any) -> None:
-    config = UNetConfig(dims=len(sides))
-    down, up = DOWNS.build(StridedConv(pad=pad), config, 4), UPS.build(NearestConv(), config, 4)
+    place = site(dims=len(sides))
+    down, up = DOWNS.build(StridedConv(pad=pad), place, 4), UPS.build(NearestConv(), place, 4, 4)
     small = down(torch.randn(1, 4, *sides))
     assert small.shape[2:] == tuple(-(-side // 2) for side in sides)
     assert up(small).shape[2:] == tuple(2 * side for side in small.shape[2:])
@@ -196,18 +201,18 @@ def test_down_halves_rounding_up_and_up_doubles(sides: tuple[int, ...], pad: Any
 def test_the_pads_are_where_they_are_said_to_be() -> None:
     x = torch.randn(1, 4, 6, 6)
     for pad, zeros in {"symmetric": (1, 1, 1, 1), "asymmetric": (0, 1, 0, 1)}.items():
-        down = DOWNS.build(StridedConv(pad=pad), tiny_config(), 4)
+        down = DOWNS.build(StridedConv(pad=pad), site(), 4)
         torch.testing.assert_close(down(x), F.conv2d(F.pad(x, zeros), down.conv.weight, down.conv.bias, stride=2))
 
 
 def test_up_repeats_each_pixel_before_the_convolution() -> None:
-    up, x = UPS.build(NearestConv(), tiny_config(), 4), torch.randn(1, 4, 3, 2)
+    up, x = UPS.build(NearestConv(), site(), 4, 4), torch.randn(1, 4, 3, 2)
     repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     torch.testing.assert_close(up(x), up.conv(repeated))
 
 
 def test_a_skip_reports_its_channels_and_stands_behind() -> None:
-    join = SKIPS.build(ConcatSkip(), 4, 3)
+    join = SKIPS.build(ConcatSkip(), site(), 4, 3)
     x, skip = torch.randn(1, 4, 2, 2), torch.randn(1, 3, 2, 2)
     assert join.out_channels == 7
     assert torch.equal(join(x, skip)[:, 4:], skip)

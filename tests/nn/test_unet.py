@@ -11,8 +11,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from diffunet import ClassicUNet, Denoiser, Schedule, UNet, UNetConfig, load, presets, save
+from diffunet import Denoiser, Schedule, UNet, UNetConfig, load, presets, save
 from diffunet.errors import ConfigError
+from diffunet.nn import NETWORKS, PRESETS
 from diffunet.spec import NearestConv, ResidualBlock, SelfAttention, StridedConv
 from tests.nn.networks import tiny, tiny_config
 
@@ -34,10 +35,15 @@ def test_a_preset_has_the_published_number_of_parameters(name: str, count: int) 
 def test_every_preset_builds_and_runs() -> None:
     with torch.device("meta"):
         for name in presets():
-            family = UNet if name != "unet-2015" else ClassicUNet
-            net = family.from_preset(name)
-            x = torch.empty(1, net.config.in_channels, 188, 188)
-            assert net(x).shape[:2] == (1, net.config.out_channels)
+            net = NETWORKS.build(PRESETS[name])
+            config, told = net.config, {}
+            if name.startswith("unet-"):
+                channels = config.out_channels
+            else:
+                channels = config.head_channels
+                told = {"t": 0.5, "class_labels": torch.zeros(1, dtype=torch.long) if config.num_classes else None}
+                told["cond"] = torch.empty(1, config.cond_channels, 188, 188) if config.cond_channels else None
+            assert net(torch.empty(1, config.in_channels, 188, 188), **told).shape[:2] == (1, channels)
 
 
 def test_a_preset_takes_changes_and_leaves_the_rest() -> None:
