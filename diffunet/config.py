@@ -9,19 +9,21 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from diffunet.errors import ConfigError
-from diffunet.spec import RunConfig, UNetConfig
+from diffunet.spec import ClassicUNetConfig, NetworkConfig, RunConfig, Spec, UNetConfig
 from diffunet.spec.explain import explain, keys, without
 from diffunet.table import choose
 from diffunet.zoo import PRESETS, preset
 
 MAX_BYTES = 2**20
+S = TypeVar("S", bound=Spec)
 DEEPEST = 8  # dots in a flag
 # What may change when a run goes on; all else would make another run of it.
 RESUMABLE = frozenset(
@@ -71,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A flag's value by TOML's rules; a bare word is a string, and `1,2,2` a list."""
+    """A flag's value by TOML's rules, or JSON's; a bare word is a string, and `1,2,2` a list."""
     for candidate in (text, f"[{text}]") if "," in text else (text,):
         try:
             (value,) = tomllib.loads(f"value = {candidate}").values()
@@ -79,6 +81,9 @@ def parse_value(text: str) -> Any:
             continue
         if isinstance(value, (bool, int, float, str, list, dict)):
             return value
+    if text.startswith(("[", "{")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text, object_pairs_hook=_once)
     return text
 
 
@@ -110,7 +115,8 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
         flag, equals, text = rest.pop(0).partition("=")
         if not flag.startswith("--") or not 1 <= flag.count(".") <= DEEPEST:
             near = get_close_matches(flag.lstrip("-"), [key.split(".")[-1] for key in keys()], n=1)
-            full = next((key for key in keys() if near and key.endswith(f".{near[0]}")), None)
+            named = [key for key in keys() if near and key.endswith(f".{near[0]}")]
+            full = min(named, key=lambda key: (key.count("."), not key.startswith("train.")), default=None)
             hint = f"; did you mean --{full}?" if full else "; keys are written --section.key value"
             raise ConfigError(f"unknown argument '{flag}'{hint}")
         if not equals:
@@ -122,14 +128,34 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     return table
 
 
+class _ModelAlone(Spec):
+    """A [model] without the rest of a run; `run` says that every preset will do."""
+
+    run: dict[str, Any]
+    model: NetworkConfig = UNetConfig()
+
+
 def resolve(table: dict[str, Any], source: str = "config") -> RunConfig:
     """Check a table and fill in every default.
 
     Raises:
         ConfigError: anything wrong in it, all of it in one message.
     """
+    return _resolve(RunConfig, table, source)
+
+
+def resolve_model(table: dict[str, Any], source: str = "config") -> NetworkConfig:
+    """Check a [model] table alone and fill in every default.
+
+    Raises:
+        ConfigError: anything wrong in it, all of it in one message.
+    """
+    return _resolve(_ModelAlone, {"run": {"task": "segment"}, "model": table}, source).model
+
+
+def _resolve(kind: type[S], table: dict[str, Any], source: str) -> S:
     try:
-        config, problems = _check(json.loads(json.dumps(table, default=str)))
+        config, problems = _check(kind, json.loads(json.dumps(table, default=str)))
     except RecursionError:
         raise ConfigError(f"{source} is nested too deeply") from None
     if config is not None:
@@ -139,7 +165,7 @@ def resolve(table: dict[str, Any], source: str = "config") -> RunConfig:
     raise ConfigError("\n  ".join([many, *shown]) if len(problems) > 1 else f"{many} {problems[0]}")
 
 
-def _check(table: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+def _check(kind: type[S], table: dict[str, Any]) -> tuple[S | None, list[str]]:
     """The config, or a line for each thing wrong: what is wrong is left out until no more is found."""
     problems: list[str] = []
     wrong: set[str] = set()  # patterns of the keys that were left out
@@ -149,11 +175,11 @@ def _check(table: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
         problems.append(f"model.preset: {error}")
         wrong.add(r"\bmodel\.")
         table = {key: value for key, value in table.items() if key != "model"}
-    table = _with_kinds(table, RunConfig().model_dump(mode="json"))
+    table = _with_kinds(table, _defaults(table))
     remaining: dict[str, Any] | None = table
     while remaining is not None:
         try:
-            config = RunConfig.model_validate(remaining)
+            config = kind.model_validate(remaining)
         except ValidationError as error:
             details = error.errors(include_url=False)
             problems += [line for line in explain(details, table, wrong) if line not in problems]
@@ -172,6 +198,15 @@ def load(path: Path, flags: Sequence[str] = ()) -> RunConfig:
     return resolve(table, path.name)
 
 
+def _defaults(table: dict[str, Any]) -> dict[str, Any]:
+    """Every section with its defaults; those of the model are its own kind's."""
+    defaults = {name: field.default.model_dump(mode="json") for name, field in RunConfig.model_fields.items()}
+    model = table.get("model")
+    kind = model.get("kind") if isinstance(model, dict) else None
+    own = {c.kind: c.model_dump(mode="json") for c in (UNetConfig(), ClassicUNetConfig())}
+    return defaults | ({"model": own[kind]} if isinstance(kind, str) and kind in own else {})
+
+
 def _with_kinds(table: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """The table where parts that name no kind are of the default kind."""
     filled = dict(table)
@@ -187,7 +222,9 @@ def _expand_preset(table: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or "preset" not in model:
         return table
     changes = {key: value for key, value in model.items() if key != "preset"}
-    network = preset(choose("preset", model["preset"], PRESETS), UNetConfig)
+    name, run = choose("preset", model["preset"], PRESETS), table.get("run", {})
+    segments = isinstance(run, dict) and run.get("task") == "segment"
+    network = PRESETS[name] if segments else preset(name, UNetConfig)
     return table | {"model": merge(network.model_dump(mode="json"), changes)}
 
 

@@ -61,6 +61,13 @@ def save_png(image: np.ndarray, path: Path) -> None:
     write_file(path, png(image))
 
 
+def save_mask(values: np.ndarray, path: Path) -> None:
+    """Write label values (H, W), uint8 or uint16, as one grey PNG file that keeps them as they are."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format="PNG")
+    write_file(path, buffer.getvalue())
+
+
 def save_gif(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80) -> None:
     """Write frames (H, W, C) uint8 as an endless GIF that rests on its last frame."""
     pictures = [picture(frame) for frame in frames]
@@ -70,3 +77,28 @@ def save_gif(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80) -
         buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=2
     )
     write_file(path, buffer.getvalue())
+
+
+COLOURS = np.array(
+    [[214, 39, 40], [31, 119, 180], [44, 160, 44], [255, 127, 14], [148, 103, 189], [23, 190, 207], [227, 119, 194]]
+)
+
+
+def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """A picture (H, W, C) uint8 of 1 or 3 channels with each class (H, W) laid over it in a colour of its own."""
+    colour = COLOURS[classes % len(COLOURS)]
+    return (0.6 * np.broadcast_to(image, colour.shape) + 0.4 * colour).round().astype(np.uint8)
+
+
+def beside(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
+    """Lay pictures (H, W, 1 or 3) out in rows as one RGB picture; they may differ in size."""
+    sides = [(max(p.shape[0] for p in row), sum(p.shape[1] + gap for p in row)) for row in rows]
+    sheet = np.full((sum(h + gap for h, _ in sides), max(w for _, w in sides), 3), 255, dtype=np.uint8)
+    top = 0
+    for row, (height, _) in zip(rows, sides, strict=True):
+        left = 0
+        for p in row:
+            sheet[top : top + p.shape[0], left : left + p.shape[1]] = p
+            left += p.shape[1] + gap
+        top += height + gap
+    return sheet

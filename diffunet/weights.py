@@ -1,8 +1,9 @@
 """One self-describing safetensors file: the weights, and in its metadata all that is needed to use them.
 
-The metadata holds one JSON object under the key `diffunet` (format, network, schedule, prediction, clip, data, and
-whatever the writer adds) and under `sha256` the digest of that text and of every tensor, so that a flipped bit is seen.
-A file is read into memory and its header is checked before anything is parsed; nothing here can run code.
+The metadata holds one JSON object under the key `diffunet` (format and network; of a denoiser its schedule, prediction,
+clip and data, of a segmenter its classes and tiles; and whatever the writer adds) and under `sha256` the digest of that
+text and of every tensor, so that a flipped bit is seen. A file is read into memory and its header is checked before
+anything is parsed; nothing here can run code.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -23,6 +25,7 @@ from diffunet import spec
 from diffunet.denoiser import Denoiser
 from diffunet.errors import CheckpointError, ConfigError, UnsafeError
 from diffunet.schedules import SCHEDULES
+from diffunet.segmenter import Segmenter
 from diffunet.storage import write_file
 
 FORMAT = 1
@@ -30,6 +33,9 @@ MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
 MAX_VALUES = 20 * MAX_TENSORS
 _PICKLE_MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# what opens the weights of each task
+USES = {"diffusion": "`diffunet sample`, or load()", "segment": "`diffunet segment`, or weights.load_segmenter()"}
+Model = TypeVar("Model", Denoiser, Segmenter)
 _PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -111,11 +117,21 @@ def describe(den: Denoiser) -> dict[str, Any]:
     """What a file must say of a denoiser to rebuild it."""
     return {
         "format": FORMAT,
-        "network": cast(Any, den.network.config).model_dump(mode="json"),
+        "network": cast(Any, den.network).config.model_dump(mode="json"),
         "schedule": den.schedule.config.model_dump(mode="json"),
         "prediction": den.prediction,
         "clip": den.clip,
         "data": den.data.model_dump(mode="json") if den.data else None,
+    }
+
+
+def describe_segmenter(segmenter: Segmenter) -> dict[str, Any]:
+    """What a file must say of a segmenter to rebuild it."""
+    return {
+        "format": FORMAT,
+        "task": "segment",
+        "network": cast(Any, segmenter.network).config.model_dump(mode="json"),
+        "segments": segmenter.info.model_dump(mode="json"),
     }
 
 
@@ -128,11 +144,11 @@ def _in_order(data: bytes) -> bytes:
     return data[:8] + sorted_header + data[8 + size :]
 
 
-def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
-    """Write a denoiser to one file, complete or not at all.
+def save(den: Denoiser | Segmenter, path: str | Path, **extra: Any) -> None:
+    """Write a denoiser or a segmenter to one file, complete or not at all.
 
     Args:
-        den: a Denoiser around a diffunet network.
+        den: a Denoiser or Segmenter around a diffunet network.
         path: a name ending in .safetensors.
         extra: JSON values that stand beside the description (for example step=1000).
 
@@ -143,7 +159,8 @@ def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConfigError(f"weights are written as .safetensors, not '{path.name}'")
-    description = json.dumps(extra | describe(den), sort_keys=True)
+    own = describe_segmenter(den) if isinstance(den, Segmenter) else describe(den)
+    description = json.dumps(extra | own, sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in den.network.state_dict().items()}
     metadata = {"diffunet": description, "sha256": digest(description, tensors)}
     write_file(path, _in_order(safetensors.torch.save(tensors, metadata)))
@@ -151,6 +168,26 @@ def save(den: Denoiser, path: str | Path, **extra: Any) -> None:
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """Open weights, or the weights of a run folder, as a denoiser in eval mode.
+
+    Raises:
+        CheckpointError: missing, damaged, not written by diffunet, or a segmenter's.
+        UnsafeError: a pickle or another unsafe file.
+    """
+    return _opened(path, "diffusion", build).to(device).eval()
+
+
+def load_segmenter(path: str | Path, device: str | torch.device = "cpu") -> Segmenter:
+    """Open weights, or the weights of a run folder, as a segmenter in eval mode.
+
+    Raises:
+        CheckpointError: missing, damaged, not written by diffunet, or a denoiser's.
+        UnsafeError: a pickle or another unsafe file.
+    """
+    return _opened(path, "segment", build_segmenter).to(device).eval()
+
+
+def described(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """What a weights file, or that of a run folder, says of itself, its tensors, and its path.
 
     Raises:
         CheckpointError: missing, damaged, or not written by diffunet.
@@ -162,37 +199,71 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
             raise CheckpointError(f"{path} holds no weights.safetensors; train a run there or name a weights file")
         path = path / "weights.safetensors"
     tensors, metadata = read_tensors(path)
-    description = metadata.get("diffunet")
-    if description is None:
+    text = metadata.get("diffunet")
+    if text is None:
         raise CheckpointError(f"{path} was not written by diffunet: its metadata has no 'diffunet' entry")
-    if metadata.get("sha256") != digest(description, tensors):
+    if metadata.get("sha256") != digest(text, tensors):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; copy or make it again")
     try:
-        described = json.loads(description)
+        description = json.loads(text)
     except (ValueError, RecursionError):
-        described = None
-    if not isinstance(described, dict):
+        description = None
+    if not isinstance(description, dict):
         raise CheckpointError(f"{path} is damaged: its description is not a JSON object")
-    return build(described, tensors, path).to(device).eval()
+    return description, tensors, path
+
+
+def _opened(path: str | Path, task: str, make: Callable[[dict[str, Any], dict[str, Tensor], Path], Model]) -> Model:
+    """The model in a file that must be of this task; a file that names none is of a denoiser."""
+    description, tensors, path = described(path)
+    found = description.get("task", "diffusion")
+    if found != task:
+        use = USES.get(str(found), "a newer diffunet")
+        raise CheckpointError(f"{path} holds a model of task '{_shown(found)}', not '{task}'; use {use}")
+    return make(description, tensors, path)
+
+
+def _check_format(description: dict[str, Any], path: Path) -> None:
+    if description.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {_shown(description.get('format'))}; this diffunet reads {FORMAT}")
+
+
+def _cannot_build(error: Exception, path: Path) -> CheckpointError:
+    first = str(error).splitlines()[0]
+    return CheckpointError(f"{path} describes a network that this diffunet cannot build: {_shown(first)}")
+
+
+def _empty_network(description: dict[str, Any]) -> nn.Module:
+    config = TypeAdapter(spec.NetworkConfig).validate_python(description["network"])
+    with torch.device("meta"):
+        return networks.NETWORKS.build(config)
 
 
 def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Denoiser:
     """The denoiser that a description and its tensors make."""
-    if description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {_shown(description.get('format'))}; this diffunet reads {FORMAT}")
+    _check_format(description, path)
     try:
-        config = TypeAdapter(spec.NetworkConfig).validate_python(description["network"])
         schedule = spec.schedule_config(description["schedule"])
         data = spec.DataInfo(**description["data"]) if description["data"] else None
         clip = tuple(description["clip"]) if description["clip"] else None
-        with torch.device("meta"):
-            network: nn.Module = networks.NETWORKS.build(config)
+        network = _empty_network(description)
         den = Denoiser(network, SCHEDULES.build(schedule), description["prediction"], clip, data)
     except (ValidationError, KeyError, TypeError, ConfigError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} describes a network that this diffunet cannot build: {_shown(first)}") from None
+        raise _cannot_build(error, path) from None
     load_exactly(network, tensors, path)
     return den
+
+
+def build_segmenter(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Segmenter:
+    """The segmenter that a description and its tensors make."""
+    _check_format(description, path)
+    try:
+        info = spec.SegmentInfo(**description["segments"])
+        network = _empty_network(description)
+    except (ValidationError, KeyError, TypeError, ConfigError) as error:
+        raise _cannot_build(error, path) from None
+    load_exactly(network, tensors, path)
+    return Segmenter(network, info)
 
 
 def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

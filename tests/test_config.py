@@ -5,23 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from diffunet import config as configs
 from diffunet.cli import main
 from diffunet.errors import ConfigError
-from diffunet.nn import NETWORKS
-from diffunet.spec import ClassicUNetConfig, ResidualBlock, UNetConfig
 from diffunet.spec.explain import keys
-from diffunet.zoo import PRESETS
 
 SMALL: dict[str, Any] = {"model": {"in_channels": 1, "out_channels": 1, "base_channels": 32}}
 
@@ -41,7 +37,11 @@ TYPOS = [
     ({"trian": {"steps": 3}}, "unknown key 'trian'; did you mean 'train'?"),
     ({"model": {"block": {"grups": 8}}}, "unknown key 'model.block.grups'; did you mean 'groups'?"),
     ({"process": {"learning_rate": 1e-4}}, "unknown key 'process.learning_rate'; did you mean 'train.learning_rate'?"),
-    ({"process": {"schedule": {"kind": "linear", "s": 0.1}}}, "known keys: kind, T, beta_start, beta_end"),
+    ({"process": {"schedule": {"kind": "linear", "zyx": 0.1}}}, "known keys: kind, T, beta_start, beta_end"),
+    (
+        {"process": {"schedule": {"kind": "linear", "s": 0.1}}},
+        "'process.schedule.s' for kind 'linear'; kind 'cosine' has",
+    ),
     ({"process": {"schedule": "cosin"}}, "process.schedule = 'cosin': did you mean 'cosine'? one of: linear"),
     ({"sample": {"sampler": "dimm"}}, "sample.sampler = 'dimm': did you mean 'ddim'? one of: ddpm"),
     ({"train": {"precision": "bf17"}}, "train.precision = 'bf17': did you mean 'bf16'?"),
@@ -79,6 +79,7 @@ WRONG = [
     ("model.blocks_per_level", [1, 1, 1, "2"], '.3 = "2": should be an integer'),
     ("model.channel_multipliers", [1.5], ".0 = 1.5: should be an integer"),
     ("model.channel_multipliers", [10**30], "should be less than or equal to"),
+    ("model.dims", 10**30, "should be a smaller number"),
     ("model.block", 3, "should be a table"),
     ("data.path", 7, "should be a string"),
     ("run.name", "x" * 300, "should have at most 200 characters"),
@@ -150,56 +151,6 @@ def test_a_contradiction_names_its_keys(table: dict[str, Any], expected: str) ->
     assert expected in message(table, base)
 
 
-# --- huge but valid ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("model", "need"),
-    [
-        ({"base_channels": 16384, "channel_multipliers": [1000], "attention_levels": [0]}, "86,973,088 GB"),
-        ({"channels": [2**20], "attention_levels": []}, "GB"),
-        ({"dims": 3, "channels": [4096], "blocks_per_level": 64, "attention_levels": []}, "GB"),
-        ({"base_channels": 4096, "channels": [32], "num_classes": 10_000_000, "attention_levels": []}, "655 GB"),
-    ],
-)
-def test_a_network_that_no_machine_holds_is_refused_by_arithmetic(model: dict[str, Any], need: str) -> None:
-    begun = time.perf_counter()
-    said = message({"model": model})
-    assert time.perf_counter() - begun < 0.2
-    assert "the weights would need" in said
-    assert need in said
-    assert "at most 69 are allowed; lower" in said
-
-
-def test_the_arithmetic_never_counts_more_than_there_is() -> None:
-    """The bound is below the true count on random networks, and within a factor of three on the presets."""
-    chance = random.Random(0)
-    drawn = [
-        UNetConfig(
-            dims=chance.choice([1, 2, 3]),
-            channels=tuple(chance.randint(1, 40) for _ in range(levels)),
-            base_channels=chance.randint(1, 40),
-            blocks_per_level=tuple(chance.randint(1, 3) for _ in range(levels)),
-            attention_levels=(),
-            num_classes=chance.choice([None, 1000]),
-            block=ResidualBlock(groups=1),
-        )
-        for levels in (1, 2, 3, 4)
-        for _ in range(5)
-    ]
-    presets = [c for c in PRESETS.values() if isinstance(c, UNetConfig)]
-    for config in [*drawn, *presets]:
-        with torch.device("meta"):
-            count = sum(p.numel() for p in NETWORKS.build(config).parameters())
-        assert config._least_parameters() <= count
-        assert config not in presets or count <= 3 * config._least_parameters()
-
-
-def test_the_classic_network_has_the_same_limit() -> None:
-    with pytest.raises(ValueError, match="the weights would need 52,773 GB"):
-        ClassicUNetConfig(base_channels=16384, levels=7)
-
-
 # --- any config at all ------------------------------------------------------------------------------------------------
 
 VALUES: list[Any] = [
@@ -236,7 +187,8 @@ def test_a_thousand_mutated_configs_are_a_config_or_an_error_that_names_the_key(
             nested = {part: nested}
         said = outcome(nested)
         # a part may be written as its kind, and is called by its own name then
-        name = parents[-1] if last == "kind" and key != "model.kind" else last
+        by_name = last == "kind" and key != "model.kind"
+        name = parents[-1] if by_name or parents[-1:] == ["input_pyramid"] else last  # which has no kind by default
         assert not said or name in said, (key, last, value, said)
         assert said.count("\n") <= 5
         refused += bool(said)
@@ -286,15 +238,16 @@ def test_commands_and_their_help_teach(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("arguments", [["train", "bad.toml"], ["--help"], ["train", "--help"]])
 def test_what_needs_no_torch_answers_within_a_second(bad: Path, arguments: list[str]) -> None:
-    """Best of three whole processes: the machine may be busy, the program may not."""
+    """CPU seconds, and the best of three whole processes: the machine may be busy, the program may not."""
     code = "import sys; from diffunet.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     seconds = []
     for _ in range(3):
-        begun = time.perf_counter()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=bad.parent, capture_output=True, text=True, timeout=60
         )
-        seconds.append(time.perf_counter() - begun)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.stdout.splitlines()[-1] == ("2 False" if "bad.toml" in arguments else "0 False"), done.stderr
     assert min(seconds) < 1, seconds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,47 +57,77 @@ def test_a_wrong_flag_is_answered_with_the_right_one(flags: list[str], expected:
 UNSET = {
     "threads": "2",
     "channels": "32,64,64,64",
+    "stem_channels": "64",
+    "group_channels": "8",
+    "attentions": "[{kind = 'linear'}, {kind = 'self'}, {kind = 'self'}, {kind = 'self'}]",
+    "downs": "['max_pool', 'max_pool', 'avg_pool']",
+    "ups": "['nearest', 'nearest', 'nearest_conv']",
     "num_classes": "10",
     "heads": "2",
     "head_channels": "8",
     "size": "8",
     "path": "some/where",
+    "class_names": "['a', 'b']",
     "value_range": "0,1",
     "layout": "nhw",
     "spacing": "trailing",
     "guidance": "1.5",
     "n": "100",
+    "background": "0",
     "data.channels": "1",
+    "input_pyramid": "skip",
+    "output_pyramid": "skip",
+    "time.channels": "64",
+    "loss.weights": "1,2",
+    "rates": "1,2,4,8",
+}
+DIFFUSES = ["--model.null_class", "--model.num_classes=3"]
+SEGMENTS = ["--run.task=segment", "--data.name=pairs", "--data.path=x", "--model.kind=classic"]
+# What else must hold for a part of some kind.
+NEEDS = {
+    "process.schedule=karras": ["--process.prediction=edm"],
+    "process.schedule=flow": ["--process.prediction=flow"],
+    "model.down=in_block": ["--model.up=in_block"],
+    "model.up=in_block": ["--model.down=in_block"],
+    "segment.loss=dice": ["--segment.border=false"],
+    "segment.loss=tversky": ["--segment.border=false"],
 }
 
 
-def kinds_for(key: str) -> list[str]:
-    """The flag that chooses the part in which a key of an alternative part stands."""
-    models = {"process.schedule": "schedule", "objective.weight": "weight", "sample.sampler": "sampler"}
-    part, _, name = key.rpartition(".")
-    if part not in models or name == "kind":
-        return []
-    annotations = RunConfig.model_fields[part.split(".")[0]].annotation
-    choices = [m for m in _models(annotations.model_fields[models[part]].annotation) if name in m.model_fields]
-    chosen = choices[0].model_fields["kind"].default
-    prediction = {"karras": "edm", "flow": "flow"}.get(chosen)  # these schedules have one of their own
-    return [f"--{part}={chosen}"] + ([f"--process.prediction={prediction}"] if prediction else [])
+def base_for(key: str) -> list[str]:
+    """Flags for a config of the task that has this key, with every part above it of a kind that has it."""
+    section, name = key.split(".")[:2]
+    segments = section == "segment" or key == "data.class_names" or name in ("levels", "padding_mode")
+    flags, models, where = [*(SEGMENTS if segments else DIFFUSES)], [RunConfig], ""
+    for part, inner in pairwise(key.split(".")):
+        field = next(m.model_fields[part] for m in models if part in m.model_fields)
+        models = list(_models(field.annotation, False))
+        where = f"{where}.{part}".strip(".")
+        chosen = next((m for m in models if m.model_fields.get("kind") and inner in m.model_fields), None)
+        if chosen and (inner != "kind" or field.default is None) and where != "model":
+            part = f"{where}={chosen.model_fields['kind'].default}"
+            flags += [f"--{part}", *NEEDS.get(part, [])]
+    return flags
 
 
 @pytest.mark.parametrize("key", keys())
 def test_every_key_can_be_set_by_a_flag(key: str) -> None:
     """The default, written as a flag, gives the default again; keys without one get a value."""
-    base = [*kinds_for(key), "--model.null_class", "--model.num_classes=3"]
+    base = base_for(key)
     before = configs.flatten(configs.resolve(configs.parse_flags(base)))
     default = before.get(key)
-    text = json.dumps(default) if default is not None else UNSET.get(key, UNSET.get(key.rpartition(".")[2]))
-    if text is None:  # a whole part, by its kind
-        default = before[f"{key}.kind"]
-        text, key = default, f"{key}.kind"
+    last = key.split(".")
+    named = [".".join(last[i:]) for i in range(len(last))]
+    toml = json.dumps(default).replace('":', '" =')
+    text = toml if default is not None else next((UNSET[n] for n in named if n in UNSET), None)
+    if text is None:  # a whole part, by its kind, or by the first key of one that has none
+        key = f"{key}.kind" if f"{key}.kind" in before else next(k for k in before if k.startswith(f"{key}."))
+        default = before[key]
+        text = json.dumps(default)
     flag = key if key == "model.kind" else key.removesuffix(".kind")  # a part is named by its kind, a section is not
     after = configs.flatten(configs.resolve(configs.parse_flags([*base, f"--{flag}={text}"])))
     if default is None:
-        assert after[key] not in (None, before.get(key))
+        assert after.get(key, after.get(f"{key}.kind")) not in (None, before.get(key))
     else:
         assert after[key] == default
 

@@ -6,20 +6,26 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from diffunet import config as configs
 from diffunet.cli import main
-from diffunet.nn import UNet
+from diffunet.nn import NETWORKS
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 every_file = pytest.mark.parametrize("path", FILES, ids=[p.stem for p in FILES])
-# Of a step: a batch of four, and a preview of four images by two network calls.
-SHORT = "--train.steps 1 --train.batch_size 4 --train.workers 0 --sample.preview_images 4 --sample.steps 2"
+# Of a step: a batch of four, and a preview of four images by two network calls, or of one mask.
+SHORT = "--train.steps 1 --train.batch_size 4 --train.workers 0"
+PREVIEW = {
+    "diffusion": "--sample.preview_images 4 --sample.steps 2",
+    "segment": "--segment.preview_images 1 --train.held_out_images 1",
+}
 SMALL = "--model.base_channels 32 --model.blocks_per_level 1"
 
 
@@ -42,12 +48,27 @@ def test_it_resolves_under_its_own_name(path: Path) -> None:
 def test_its_network_takes_and_gives_the_data(path: Path) -> None:
     """On the meta device: the shapes meet, no memory is needed."""
     config = configs.load(path)
-    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": config.data.size}[config.data.name]
+    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": config.data.size, "pairs": 572}[config.data.name]
     with torch.device("meta"):
-        network = UNet(config.model)
+        network = NETWORKS.build(config.model)
         x = torch.empty(2, config.model.in_channels, side, side)
-        labels = torch.zeros(2, dtype=torch.long) if config.model.num_classes else None
-        assert network(x, torch.zeros(2), labels).shape == x.shape
+        TAKES[config.run.task](network, x)
+
+
+def images_to_images(network: nn.Module, x: torch.Tensor) -> None:
+    config: Any = network.config
+    labels = torch.zeros(2, dtype=torch.long) if config.num_classes else None
+    assert network(x, torch.zeros(2), labels).shape == x.shape
+
+
+def images_to_classes(network: nn.Module, x: torch.Tensor) -> None:
+    """The paper's own sizes: 572 in, 388 out, or 572 with same padding."""
+    config: Any = network.config
+    assert network(x).shape[1] == config.out_channels
+    assert network(x).shape[2] in (388, 572)
+
+
+TAKES = {"diffusion": images_to_images, "segment": images_to_classes}
 
 
 def of_digits(root: Callable[[], Path], place: Path) -> list[str]:
@@ -73,7 +94,17 @@ def of_cifar10(root: Callable[[], Path], place: Path) -> list[str]:
     return ["--data.path", str(place), *SMALL.split()]
 
 
-DATA = {"digits": of_digits, "fashion_mnist": of_fashion_mnist, "folder": of_folder, "cifar10": of_cifar10}
+def of_segment_isbi(root: Callable[[], Path], place: Path) -> list[str]:
+    return ["--data.path", str(root() / "isbi2012" / "train"), "--model.base_channels", "4"]
+
+
+DATA = {
+    "digits": of_digits,
+    "fashion_mnist": of_fashion_mnist,
+    "folder": of_folder,
+    "cifar10": of_cifar10,
+    "segment_isbi": of_segment_isbi,
+}
 
 
 @every_file
@@ -81,9 +112,18 @@ def test_it_runs_for_one_step(path: Path, tmp_path: Path, request: pytest.Fixtur
     """A warm-up of 5000 steps and a checkpoint every 10,000 are no contradiction to a single step."""
     flags = DATA[path.stem](lambda: request.getfixturevalue("data_root"), tmp_path)
     run = tmp_path / "run"
-    assert main(["train", str(path), "--out", str(run), *SHORT.split(), *flags]) == 0
+    short = f"{SHORT} {PREVIEW[configs.load(path).run.task]}"
+    assert main(["train", str(path), "--out", str(run), *short.split(), *flags]) == 0
     (record,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert record["step"] == 1
     assert 0 < record["loss"] < 10
     assert (run / "samples" / "step-00000001.png").exists()
     assert (run / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("preset", ["unet-2015", "unet-2015-same", "unet-dilated", "unet-plain"])
+def test_the_segmentation_networks_differ_by_one_key(preset: str) -> None:
+    path = next(p for p in FILES if p.stem == "segment_isbi")
+    config = configs.load(path, ["--model.preset", preset])
+    with torch.device("meta"):
+        images_to_classes(NETWORKS.build(config.model), torch.empty(1, 1, 572, 572))

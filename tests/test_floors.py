@@ -23,7 +23,7 @@ every_file = pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors", "table", "spec", "zoo", "config"),),
     (("compat",), ("nn",), ("schedules",), ("losses",)),
-    (("predictions", "denoiser"),),
+    (("predictions", "denoiser"), ("tiles", "segmenter")),
     (("objectives",), ("samplers",), ("guidance",)),
     (("generation", "inverse"), ("data",), ("metrics",)),
     (("storage", "pictures", "weights", "training"),),
@@ -41,6 +41,7 @@ LIBRARIES = {
     "einops": 1,
     "torch": 1,
     "PIL": 4,
+    "scipy": 4,
     "sklearn": 4,
     "torch_fidelity": 4,
     "tqdm": 4,

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.segments import write_pairs
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 LINES = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 SHORT = "--train.steps 2 --sample.preview_images 4 --sample.steps 2"
+SHORT_SEGMENT = "--train.steps 2 --model.base_channels 8 --segment.crop 64 --segment.preview_images 1"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pictures").mkdir()
     for i in range(40):
         Image.effect_noise((50 + i, 40), 80).convert("RGB").save(place / "pictures" / f"{i}.jpg")
+    write_pairs(place / "slices")
     run(f"diffunet train configs/digits.toml {SHORT}", place)
+    run(f"diffunet train configs/segment_isbi.toml --data.path slices {SHORT_SEGMENT}", place)
     return place
 
 
@@ -55,8 +60,10 @@ def test_the_set_up_is_two_make_targets() -> None:
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("diffunet")])
 def test_command_runs(line: str, workplace: Path) -> None:
     if line.startswith("diffunet train"):
-        line = f"{line} {SHORT} --train.batch_size 4"
-    if line.startswith("diffunet evaluate"):
+        # a folder of its own: the run of the workplace stays what it is
+        short = f"{SHORT_SEGMENT} --out runs/other" if "segment" in line else SHORT
+        line = f"{line} {short} --train.batch_size 4"
+    if line.startswith("diffunet evaluate runs/digits"):
         line = f"{line} --steps 2"
     run(line, workplace)
     out = re.search(r"--out (\S+)", line)

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin
+from typing import get_args
 
 import pytest
 
 from diffunet import presets, spec
 from diffunet.errors import ConfigError
-from diffunet.nn import ATTENTIONS, BLOCKS, DOWNS, NETWORKS, PRESETS, SKIPS, TIMES, UPS
-from diffunet.objectives import WEIGHTS
+from diffunet.nn import BORDERS, ENDS, NETWORKS, NORMS, PRESETS
+from diffunet.nn.blocks import ACTIVATIONS
 from diffunet.predictions import PREDICTIONS
-from diffunet.samplers import SAMPLERS
 from diffunet.schedules import SCHEDULES
-from diffunet.table import Table
-
-FAMILIES: dict[str, tuple[Any, Table[Any]]] = {
-    "TIMES": (spec.TimeConfig, TIMES),
-    "BLOCKS": (spec.BlockConfig, BLOCKS),
-    "ATTENTIONS": (spec.AttentionConfig, ATTENTIONS),
-    "DOWNS": (spec.DownConfig, DOWNS),
-    "UPS": (spec.UpConfig, UPS),
-    "SKIPS": (spec.SkipConfig, SKIPS),
-    "NETWORKS": (spec.NetworkConfig, NETWORKS),
-    "SCHEDULES": (spec.ScheduleConfig, SCHEDULES),
-    "WEIGHTS": (spec.WeightConfig, WEIGHTS),
-    "SAMPLERS": (spec.SamplerConfig, SAMPLERS),
-}
-
-
-def members(choice: Any) -> Iterator[type[spec.Spec]]:
-    """The specs that a choice is made of."""
-    if get_origin(choice) is Annotated:
-        yield from members(get_args(choice)[0])
-    elif isinstance(choice, type):
-        yield choice
-    else:
-        for member in get_args(choice):
-            yield from members(member)
+from tests.families import FAMILIES, PARTS, kinds, members
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kinds_of_a_choice_are_the_keys_of_its_table(family: str) -> None:
     choice, table = FAMILIES[family]
-    kinds = [member.model_fields["kind"] for member in members(choice)]
-    assert sorted(name for kind in kinds for name in get_args(kind.annotation)) == sorted(table)
-    assert all(get_args(kind.annotation) == (kind.default,) for kind in kinds)
+    named = [member.model_fields["kind"] for member in members(choice)]
+    assert sorted(name for kind in named for name in get_args(kind.annotation)) == sorted(table)
+    assert all(get_args(kind.annotation) == (kind.default,) for kind in named)
+
+
+def test_every_choice_of_parts_in_a_network_is_held_to_its_table() -> None:
+    fields = spec.UNetConfig.model_fields.items()
+    chosen = {name for name, field in fields if any(issubclass(m, spec.Spec) for m in members(field.annotation))}
+    assert chosen == PARTS.keys() | {"attentions", "downs", "ups"}
+
+
+def test_the_smaller_choices_of_a_block_are_their_tables() -> None:
+    plain, blocks = spec.DoubleConvBlock.model_fields, kinds(spec.BlockConfig).values()
+    assert sorted(get_args(plain["norm"].annotation)) == sorted(NORMS)
+    assert sorted(get_args(plain["activation"].annotation)) == sorted(ACTIVATIONS)
+    assert {block.ends for block in blocks} == set(ENDS)
+    assert {*get_args(spec.PaddingMode)} - {"zeros"} == {*BORDERS} - {"edge"}  # the edge is what mirrors fall back to
 
 
 def test_predictions_are_named_once() -> None:

@@ -165,7 +165,7 @@ def test_a_description_that_makes_no_sense_is_refused(changes: dict[str, Any], m
     assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "magic"), [(0x0380, b"\x80\x03"), (0x0480, b"\x80\x04"), (0x4B50, b"PK")])
+@pytest.mark.parametrize(("size", "magic"), [(0x0580, b"\x80\x05"), (0x4B50, b"PK")])
 def test_a_header_whose_size_looks_like_a_pickle_is_no_pickle(size: int, magic: bytes, path: Path) -> None:
     """A file starts with the size of its header, and some sizes start as pickles and zip files do."""
     den = Denoiser(ClassicUNet(dims=1, base_channels=1, levels=1), Schedule.linear())

@@ -20,12 +20,18 @@ COMMANDS = {
     "train": "diffunet.cli.train",
     "sample": "diffunet.cli.sample",
     "evaluate": "diffunet.cli.evaluate",
+    "segment": "diffunet.cli.segment",
+    "convert": "diffunet.cli.convert",
+    "inspect": "diffunet.cli.inspect",
 }
 SUMMARY = """usage: diffunet COMMAND ...
 
   train CONFIG.toml    train a model, or go on with a run
   sample RUN           draw images from a run or a weights file
   evaluate RUN         measure a run against images that it never saw
+  segment RUN IMAGE... find the class of every pixel with a segmentation run
+  convert SRC DST      convert weights from and to other projects, ONNX and torch.export
+  inspect NETWORK      count and measure a preset, config or run: cost, memory, receptive field, a drawing
 
 examples:
   diffunet train configs/digits.toml

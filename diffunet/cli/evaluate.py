@@ -1,4 +1,4 @@
-"""`diffunet evaluate RUN`: how good are the samples, and are they copies?"""
+"""`diffunet evaluate RUN`: how good are the samples, and are they copies? Of a segmentation run, how good the masks?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffunet.cli.options import AsJson, Debug, report
+from diffunet.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diffunet.data import Images
+    from diffunet.spec import RunConfig
 
 
 def evaluate(
@@ -34,11 +36,42 @@ def evaluate(
     Frechet distance, KID, precision and recall on a named feature extractor, and the distance to the nearest training
     image. The floor is as many random training images in place of the samples.
 
+    Of a segmentation run: Dice and IoU of each class and the pixel error on the held-out images, with standard errors.
+
     \b
     Examples:
       diffunet evaluate runs/digits
       diffunet evaluate runs/digits --n 500 --steps 20 --json
+      diffunet evaluate runs/segment_isbi
     """
+    from diffunet.training.runfolder import read_config
+
+    config = read_config(run)
+    flags = {
+        "n": n,
+        "extractor": extractor,
+        "seed": seed,
+        "sampler": sampler,
+        "option": option,
+        "steps": steps,
+        "guidance": guidance,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    EVALUATIONS[config.run.task](run, config, given, out, as_json)
+
+
+def _masks(run: Path, config: RunConfig, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """Evaluate a segmentation run, which has no samplers and needs no options."""
+    from diffunet.cli.segment import evaluate_masks
+
+    if given:
+        names = ", ".join(f"--{name}" for name in given)
+        raise ConfigError(f"{names}: for samples; {run} is a segmentation run, whose masks need no such option")
+    evaluate_masks(run, config, out, as_json)
+
+
+def _samples(run: Path, config: RunConfig, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """Evaluate a diffusion run."""
     from diffunet import data
     from diffunet.cli.runs import open_denoiser, random_label
     from diffunet.cli.sample import draw, sampler_of
@@ -46,13 +79,11 @@ def evaluate(
     from diffunet.metrics import compare, image_count
     from diffunet.storage import write_file
     from diffunet.table import choose
-    from diffunet.training.runfolder import read_config
 
-    config = read_config(run)
-    changes = {"n": n, "extractor": extractor, "seed": seed}
-    if extractor is not None:
-        choose("extractor", extractor, ("auto", "classifier", "random_conv", "inception"))
-    wanted = config.evaluate.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    if "extractor" in given:
+        choose("extractor", given["extractor"], ("auto", "classifier", "random_conv", "inception"))
+    changes = {key: value for key, value in given.items() if key in ("n", "extractor", "seed")}
+    wanted = config.evaluate.model_copy(update=changes)
     split = data.load(config.data)
     if split.held_out is None:
         raise DataError(f"{run} holds out no images (data.held_out = 0), so there is nothing to measure against")
@@ -60,8 +91,8 @@ def evaluate(
     den = open_denoiser(run)
     seeds = list(range(wanted.seed, wanted.seed + count))
     defaults = config.sample
-    chosen, taken = sampler_of(sampler, option, defaults), steps or defaults.steps
-    scale = defaults.guidance if guidance is None else guidance
+    chosen = sampler_of(given.get("sampler"), given.get("option"), defaults)
+    taken, scale = given.get("steps", defaults.steps), given.get("guidance", defaults.guidance)
     images = draw(
         den,
         seeds,
@@ -99,3 +130,6 @@ def labels_of(train: Images, held_out: Images) -> tuple[Any, Any]:
     import torch
 
     return tuple(None if part.labels is None else torch.from_numpy(part.labels) for part in (train, held_out))  # type: ignore[return-value]
+
+
+EVALUATIONS = {"diffusion": _samples, "segment": _masks}

@@ -9,6 +9,7 @@ import torch
 from diffunet import weights
 from diffunet.denoiser import Denoiser
 from diffunet.errors import CheckpointError, ConfigError
+from diffunet.segmenter import Segmenter
 from diffunet.spec import SampleConfig
 from diffunet.table import choose
 from diffunet.training import checkpoint as checkpoints
@@ -29,8 +30,7 @@ def open_denoiser(run: Path, which: str = "ema") -> Denoiser:
     Raises:
         CheckpointError: missing or damaged; raw weights asked of a file or of a run without a checkpoint.
     """
-    if not run.exists():
-        raise CheckpointError(f"{run} does not exist; name a run folder (see runs/) or a .safetensors file")
+    _check_exists(run)
     den = weights.load(run)
     if which == "raw":
         if not run.is_dir():
@@ -40,6 +40,21 @@ def open_denoiser(run: Path, which: str = "ema") -> Denoiser:
             raise CheckpointError(f"{run} holds no checkpoint to take the raw weights from {'; '.join(reasons)}")
         weights.load_exactly(den.network, tensors_of(found, "network"), found.path)
     return den.to(device()).eval()
+
+
+def open_segmenter(run: Path) -> Segmenter:
+    """The averaged weights of a segmentation run, or a weights file, on the accelerator.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another task.
+    """
+    _check_exists(run)
+    return weights.load_segmenter(run).to(device()).eval()
+
+
+def _check_exists(run: Path) -> None:
+    if not run.exists():
+        raise CheckpointError(f"{run} does not exist; name a run folder (see runs/) or a .safetensors file")
 
 
 def sample_config(run: Path) -> SampleConfig:

@@ -39,10 +39,11 @@ def train(
         _dry_run(run, folder, as_json)
         return
     from diffunet.training import train as start
+    from diffunet.training.tasks import TASKS
 
     weights = start(run, folder, say=_quiet if as_json else print)
     metrics = folder / "metrics.jsonl"
-    text = f"weights: {weights}\nnext: diffunet sample {folder} --n 64"
+    text = f"weights: {weights}\nnext: diffunet {TASKS[run.run.task].next_command.format(run=folder)}"
     report(
         {"run": str(folder), "weights": str(weights), "metrics": str(metrics), "steps": run.train.steps}, text, as_json
     )
@@ -57,14 +58,14 @@ def _dry_run(run: RunConfig, folder: Path, as_json: bool) -> None:
     import torch
 
     from diffunet import data
-    from diffunet.nn import UNet
-    from diffunet.training.loader import check_data
+    from diffunet.nn import NETWORKS
+    from diffunet.training.tasks import TASKS
     from diffunet.training.trainer import resolve_precision
 
     split = data.load(run.data)
-    check_data(run, split)
+    TASKS[run.run.task](run, split)
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in UNet(run.model).parameters())
+        parameters = sum(p.numel() for p in NETWORKS.build(run.model).parameters())
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     precision = resolve_precision(run.train.precision, device or torch.device("cpu"))
     held_out = len(split.held_out) if split.held_out else 0
@@ -80,7 +81,7 @@ def _dry_run(run: RunConfig, folder: Path, as_json: bool) -> None:
     lines = [f"{key} = {value!r}" for key, value in configs.flatten(run).items()]
     lines += [
         f"run folder: {folder}",
-        f"data: {len(split.train)} training and {held_out} held-out images of {'x'.join(map(str, split.train.shape))}",
+        f"data: {len(split.train)} training and {held_out} held-out images of {split.train.about}",
         f"model: {parameters:,} parameters; precision {precision}",
         "dry run: nothing was trained",
     ]

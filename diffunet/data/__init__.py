@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from diffunet.data.arrays import load_array
-from diffunet.data.base import BadFile, Images, Split
+from diffunet.data.base import BadFile, Dataset, Images, Split
 from diffunet.data.cifar import load_cifar10
 from diffunet.data.digits import load_digits
 from diffunet.data.folder import load_folder
 from diffunet.data.idx import load_fashion_mnist, load_mnist
+from diffunet.data.pairs import Pairs, load_pairs
 from diffunet.errors import DataError
 from diffunet.spec import DataConfig
 from diffunet.table import Table
 
-__all__ = ["DATASETS", "BadFile", "Images", "Split", "load"]
+__all__ = ["DATASETS", "BadFile", "Images", "Pairs", "Split", "load"]
 
 
-def _part(split: Split, share: float, seed: int) -> Split:
+def _part(split: Split[Any], share: float, seed: int) -> Split[Any]:
     """Hold out int(share * N) images, drawn without replacement; both parts keep the order of the data."""
     total = len(split.train)
     count = int(share * total + 1e-9)  # 0.29 * 100 is 28.999...
@@ -32,7 +34,7 @@ def _part(split: Split, share: float, seed: int) -> Split:
     return replace(split, train=split.train.subset(train), held_out=split.train.subset(held_out))
 
 
-def _check(config: DataConfig, images: Images) -> None:
+def _check(config: DataConfig, images: Dataset) -> None:
     channels, *sides = images.shape
     if config.channels not in (None, channels):
         raise DataError(f"data.channels = {config.channels}, but data '{config.name}' has {channels}")
@@ -42,7 +44,7 @@ def _check(config: DataConfig, images: Images) -> None:
         raise DataError(f"data.size = {config.size}, but data '{config.name}' is {is_now} and is not resized; unset it")
 
 
-def load(config: DataConfig) -> Split:
+def load(config: DataConfig) -> Split[Any]:
     """Read a data set and part it.
 
     A data set with an official test split has that as held-out images; the others give `data.held_out` of their images,
@@ -58,7 +60,7 @@ def load(config: DataConfig) -> Split:
     return split if split.held_out is not None else _part(split, config.held_out, config.seed)
 
 
-DATASETS: Table[Callable[[DataConfig], Split]] = Table(
+DATASETS: Table[Callable[[DataConfig], Split[Any]]] = Table(
     "data.name",
     {
         "digits": load_digits,
@@ -67,5 +69,6 @@ DATASETS: Table[Callable[[DataConfig], Split]] = Table(
         "fashion_mnist": load_fashion_mnist,
         "mnist": load_mnist,
         "cifar10": load_cifar10,
+        "pairs": load_pairs,
     },
 )

@@ -161,7 +161,7 @@ def _classes(labels: np.ndarray, count: int, path: str) -> tuple[np.ndarray, tup
     return labels.reshape(-1).astype(np.int64), tuple(str(i) for i in range(high + 1))
 
 
-def load_array(config: DataConfig) -> Split:
+def load_array(config: DataConfig) -> Split[Images]:
     """All the items of a .npy or .npz file, without a held-out part.
 
     Raises:

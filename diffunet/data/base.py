@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from einops import rearrange
@@ -159,6 +159,11 @@ class Images:
         """The stored values that become -1 and 1."""
         return self.source.value_range
 
+    @property
+    def about(self) -> str:
+        """What the items are, for people: `1x28x28`."""
+        return "x".join(map(str, self.shape))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the data, its labels and the choice of items: changes where any of them does."""
@@ -192,11 +197,27 @@ class BadFile:
     reason: str
 
 
+class Dataset(Protocol):
+    """What every data set can be asked: its length, its shape, what it holds in a few words, and for a part of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def subset(self, indices: np.ndarray) -> Dataset: ...
+
+
+D = TypeVar("D", bound=Dataset)
+
+
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(Generic[D]):
     """A loaded data set. `notes` are remarks for people (what was left out, which frames were used), one line each."""
 
-    train: Images
-    held_out: Images | None = None
+    train: D
+    held_out: D | None = None
     skipped: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()

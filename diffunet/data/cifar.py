@@ -90,7 +90,7 @@ def read_batch(path: str) -> tuple[np.ndarray, np.ndarray]:
     return rearrange(pixels, "(n c h w) -> n c h w", c=3, h=32, w=32), np.array(labels, dtype=np.int64)
 
 
-def load_cifar10(config: DataConfig) -> Split:
+def load_cifar10(config: DataConfig) -> Split[Images]:
     """50000 training and 10000 test images, 3 x 32 x 32, from data.path or data.path/cifar-10-batches-py.
 
     Raises:

@@ -14,8 +14,9 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from diffunet.data.base import Range, shown
+from diffunet.data.base import Range, scale, shown
 from diffunet.errors import DataError
+from diffunet.spec.segmentation import MAX_VALUE
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 ENDINGS = (
@@ -184,3 +185,42 @@ def decode(path: str, plan: Plan) -> np.ndarray:
     if plan.deep and own and plan.value_range is None:
         pixels = pixels.astype(np.float32) / own * plan.full_scale
     return np.ascontiguousarray(np.broadcast_to(pixels, (plan.channels, *pixels.shape[1:])), dtype=plan.dtype)
+
+
+def decode_any(
+    path: str, channels: int, background: tuple[int, ...], value_range: Range | None, max_pixels: int
+) -> np.ndarray:
+    """One file of any size and depth as float32 (C, H, W) in [-1, 1]; the range is its own full scale if unset.
+
+    Raises:
+        Unreadable: no image, damaged, NaN, or more than `max_pixels`.
+        DataError: values that need a range.
+    """
+    full_scale = read_header(path, max_pixels).full_scale
+    if full_scale is None and value_range is None:
+        raise DataError(f"{shown(path)} holds 32-bit integers, and nothing says which become -1 and 1")
+    deep = full_scale != 255.0
+    plan = Plan(channels, None, False, background, max_pixels, full_scale or 1.0, value_range, deep)
+    return scale(decode(path, plan), plan.range)
+
+
+def decode_label(path: str, max_pixels: int) -> np.ndarray:
+    """The values of a label picture, integers (H, W): grey levels, or the indices of a palette.
+
+    Raises:
+        Unreadable: no image, damaged, or more than `max_pixels`.
+        DataError: lossy JPEG, colour, or numbers that are not whole.
+    """
+    with opened(path, max_pixels) as image:
+        if image.format == "JPEG":
+            raise DataError(f"{shown(path)} is a JPEG, which changes the values of labels; store labels as PNG")
+        ImageOps.exif_transpose(image, in_place=True)
+        values = np.asarray(image if image.mode not in ("LA", "La") else image.convert("L"))
+    if values.ndim == 3:
+        if not (values[..., :3] == values[..., :1]).all():
+            raise DataError(f"{shown(path)} is in colour; a label has one value a pixel (grey levels, or a palette)")
+        values = values[..., 0]
+    whole = values.astype(np.int64)
+    if not (whole == values).all() or whole.min() < 0 or whole.max() > MAX_VALUE:
+        raise DataError(f"{shown(path)} holds values that are no whole numbers from 0 to {MAX_VALUE}, as labels are")
+    return whole

@@ -7,7 +7,7 @@ from diffunet.errors import ConfigError
 from diffunet.spec import DataConfig
 
 
-def load_digits(config: DataConfig) -> Split:
+def load_digits(config: DataConfig) -> Split[Images]:
     """All the digits, without a held-out part; grey levels 0..16.
 
     Raises:

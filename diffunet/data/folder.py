@@ -53,7 +53,7 @@ class Files:
         return self.names[i]
 
 
-class _Sieve:
+class Sieve:
     """Keeps the list of bad files and enforces data.bad_files and data.bad_files_cap."""
 
     def __init__(self, config: DataConfig, total: int) -> None:
@@ -83,8 +83,8 @@ class _Sieve:
             )
 
 
-def _plan(config: DataConfig, paths: list[str], headers: list[Header]) -> Plan:
-    """What the config and the headers say together about every file.
+def plan_of(config: DataConfig, paths: list[str], headers: list[Header]) -> Plan:
+    """What the config and the headers say together about every file; without data.size, of any size.
 
     Channels: data.channels, else 1 where every header says grey and 3 otherwise.
     """
@@ -96,7 +96,7 @@ def _plan(config: DataConfig, paths: list[str], headers: list[Header]) -> Plan:
         raise DataError(f"{path} holds 32-bit integers; say which become -1 and 1: data.value_range = [low, high]")
     side = config.size
     height, width = (side, side) if isinstance(side, int) else side or (0, 0)
-    plan = Plan(
+    return Plan(
         channels=config.channels or (1 if all(header.grey for header in headers) else 3),
         size=(height, width) if side else None,
         resize=side is not None,
@@ -106,7 +106,6 @@ def _plan(config: DataConfig, paths: list[str], headers: list[Header]) -> Plan:
         value_range=config.value_range,
         deep=any(s != 255.0 for s in scales),
     )
-    return plan if plan.resize else replace(plan, size=_common_size(paths, headers, plan))
 
 
 def _common_size(paths: list[str], headers: list[Header], plan: Plan) -> tuple[int, int] | None:
@@ -126,7 +125,7 @@ def _common_size(paths: list[str], headers: list[Header], plan: Plan) -> tuple[i
     return None
 
 
-def _decode_all(paths: list[str], plan: Plan, sieve: _Sieve) -> tuple[np.ndarray, list[int]]:
+def _decode_all(paths: list[str], plan: Plan, sieve: Sieve) -> tuple[np.ndarray, list[int]]:
     """Every image that decodes, (N, C, H, W), and the positions of those in `paths`."""
     pixels = np.empty((len(paths), plan.channels, *(plan.size or (0, 0))), plan.dtype)
     good: list[int] = []
@@ -150,7 +149,7 @@ def _frames_notes(headers: list[Header], paths: list[str]) -> list[str]:
     ]
 
 
-def load_folder(config: DataConfig) -> Split:
+def load_folder(config: DataConfig) -> Split[Images]:
     """All the images of a folder, without a held-out part.
 
     Raises:
@@ -161,12 +160,13 @@ def load_folder(config: DataConfig) -> Split:
     labels, classes, more = label(names, root)
     seal, copies = fingerprint(root, names)
     everything = [os.path.join(root, name) for name in names]
-    sieve = _Sieve(config, len(names))
+    sieve = Sieve(config, len(names))
     read = [sieve.attempt(partial(read_header, max_pixels=config.max_pixels), path) for path in everything]
     sieve.check()
     kept = [i for i, header in enumerate(read) if header is not None]
     paths, headers = [everything[i] for i in kept], [header for header in read if header is not None]
-    plan = _plan(config, paths, headers)
+    plan = plan_of(config, paths, headers)
+    plan = plan if plan.resize else replace(plan, size=_common_size(paths, headers, plan))
     source: Source = Files(tuple(paths), plan, seal)
     if len(paths) * int(np.prod(source.shape)) * plan.dtype.itemsize <= IN_MEMORY:
         pixels, good = _decode_all(paths, plan, sieve)

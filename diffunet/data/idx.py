@@ -77,7 +77,7 @@ def _part(images_path: str, labels_path: str, classes: tuple[str, ...], config: 
     return Images.from_array(_padded(images, config)[:, None], (0.0, 255.0), labels, classes)
 
 
-def load_idx(config: DataConfig, title: str, classes: tuple[str, ...]) -> Split:
+def load_idx(config: DataConfig, title: str, classes: tuple[str, ...]) -> Split[Images]:
     """Training and test images, 1 x 28 x 28 (or padded to data.size), from data.path or data.path/TITLE/raw.
 
     Raises:

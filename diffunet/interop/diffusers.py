@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,11 +44,19 @@ COMPONENTS = {
 # values of their options: what we call them
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-# options of their schedulers that a Denoiser has in these values only; a learned variance is a second network output
-FIXED: dict[str, tuple[Any, ...]] = {
+# whether the network says the variance: a second half of its output, between the two fixed ones (2102.09672, eq. 15)
+VARIANCES = {
+    "fixed_small": False,
+    "fixed_small_log": False,
+    "fixed_large": False,
+    "fixed_large_log": False,
+    "learned_range": True,
+}
+# options of their schedulers that a Denoiser has in these values only
+FIXED: dict[str, Collection[Any]] = {
     "thresholding": (False,),
     "rescale_betas_zero_snr": (False,),
-    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    "variance_type": tuple(VARIANCES),
 }
 # attention weights as the first versions of diffusers named them; google's ddpm-* files still do
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -75,7 +83,7 @@ def scheduler_options(den: Denoiser) -> dict[str, Any]:
         "clip_sample": den.clip is not None,
         "clip_sample_range": den.clip[1] if den.clip else 1.0,
         "timestep_spacing": den.schedule.default_spacing,
-        "variance_type": "fixed_small",
+        "variance_type": their_value(VARIANCES, cast(UNet, den.network).config.learned_variance),
     }
     table = {"trained_betas": betas.tolist(), "_diffunet_schedule": config.model_dump()}
     if config.kind not in BETA_SCHEDULES.values():
@@ -83,6 +91,14 @@ def scheduler_options(den: Denoiser) -> dict[str, Any]:
     named = {"beta_schedule": their_value(BETA_SCHEDULES, config.kind), "num_train_timesteps": config.T, **ends}
     computed = compat.diffusers().DDPMScheduler(**named).betas
     return options | (named if same_betas(computed, betas) else table)
+
+
+def check_time(config: spec.UNetConfig, T: int) -> None:
+    """Refuse networks that cannot be told the indices 0 to T - 1."""
+    if config.divide_by_time:
+        raise ConfigError("divide_by_time: the network divides by what it is told, and diffusers' table begins at 0")
+    if (steps := getattr(config.time, "steps", T)) < T:
+        raise ConfigError(f"time.steps = {steps}: the network knows fewer times than the {T} of the schedule")
 
 
 def sample_size(data: spec.DataInfo | None, levels: int) -> tuple[int, ...] | None:
@@ -97,8 +113,9 @@ def export(den: Denoiser, folder: str | Path) -> None:
     """Write a folder that plain `diffusers.DDPMPipeline.from_pretrained(folder)` opens, without diffunet.
 
     A network with classes is written too, but DDPMPipeline passes no labels: use its `unet` and `scheduler` in a loop
-    of your own. Where the denoiser does not know its data's shape the folder has no sample_size, and a pipeline is told
-    by `pipe.unet.register_to_config(sample_size=32)`. Files of the same names are replaced.
+    of your own. A variance that the network has learned is what the scheduler samples with. Where the denoiser does not
+    know its data's shape the folder has no sample_size, and a pipeline is told by
+    `pipe.unet.register_to_config(sample_size=32)`. Files of the same names are replaced.
 
     Args:
         den: a Denoiser around a UNet in two dimensions, on a discrete schedule.
@@ -106,12 +123,13 @@ def export(den: Denoiser, folder: str | Path) -> None:
 
     Raises:
         ConfigError: something that diffusers cannot say (an option of the network, a continuous schedule, an asymmetric
-            clip, sides its UNet cannot run on).
+            clip, sides its UNet cannot run on, a network that is told something else than the schedule's index).
         StorageError: the disk is full or the folder cannot be written.
     """
     folder, library = Path(folder), compat.diffusers()
-    scheduler = library.DDPMScheduler(**scheduler_options(den))
     model = to_unet2d(cast(UNet, den.network))
+    scheduler = library.DDPMScheduler(**scheduler_options(den))
+    check_time(cast(UNet, den.network).config, len(scheduler.betas))
     model.register_to_config(sample_size=sample_size(den.data, len(model.config.block_out_channels)))
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     index = {"_class_name": "DDPMPipeline", "_diffusers_version": library.__version__}
@@ -193,18 +211,26 @@ def read_process(options: Options) -> tuple[Schedule, str, tuple[float, float] |
         return read_schedule(options), options.ours("prediction_type", PREDICTIONS), clip
 
 
-def load_network(folder: Path) -> tuple[Any, spec.DataInfo | None]:
+def load_network(folder: Path, learned_variance: bool | None = None) -> tuple[Any, spec.DataInfo | None]:
     """The UNet of a UNet2DModel folder, and the shape of its data where the folder says it."""
     path = folder / "config.json"
-    options = Options({"_class_name": None} | read_json(path), compat.diffusers().UNet2DModel, path)
+    given = {"_class_name": None} | read_json(path)
+    if learned_variance is not None:  # the scheduler knows
+        given["_diffunet_learned_variance"] = learned_variance
+    options = Options(given, compat.diffusers().UNet2DModel, path)
     with options.reading():
         options.check({"_class_name": ("UNet2DModel",)})
     net, size = network(options, read_weights(folder)), options["sample_size"]
+    channels = net.config.in_channels
     with options.reading():
-        if net.config.out_channels != net.config.in_channels:
-            raise options.refusal("out_channels", f"a Denoiser's must equal in_channels = {net.config.in_channels}")
+        if net.config.divide_by_time:
+            why = "the network is told the noise itself and guesses a score; from_unet2d opens it as a network alone"
+            raise options.refusal("time_embedding_type", why)
+        if net.config.out_channels != channels:
+            why = f"a Denoiser's must equal in_channels = {channels}, or twice that where variance_type = learned_range"
+            raise options.refusal("out_channels", why)
         sides = (size, size) if isinstance(size, int) else size
-        return net, spec.DataInfo(shape=(net.config.in_channels, *sides)) if sides else None
+        return net, spec.DataInfo(shape=(channels, *sides)) if sides else None
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
@@ -237,8 +263,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     with index.reading():
         index.check(wanted)
     name, path = index["scheduler"][1], folder / "scheduler" / "scheduler_config.json"
-    schedule, prediction, clip = read_process(Options(read_json(path), getattr(compat.diffusers(), name), path))
-    net, data = load_network(folder / "unet")
+    options = Options(read_json(path), getattr(compat.diffusers(), name), path)
+    schedule, prediction, clip = read_process(options)
+    net, data = load_network(folder / "unet", VARIANCES.get(str(options.get("variance_type")), False))
     return Denoiser(net, schedule, prediction, clip, data).to(device).eval()
 
 

@@ -40,7 +40,7 @@ class Options(dict[str, Any]):
         """What the table says of an option, or of one value in it."""
         value = self[name] if value is None else value
         if value not in list(table):  # a list, since what stands in a JSON file need not be hashable
-            raise self.refusal(name, f"each must be one of {', '.join(map(repr, table))}")
+            raise self.refusal(name, f"{value!r} is none of {', '.join(map(repr, table))}")
         return table[value]
 
     @contextmanager

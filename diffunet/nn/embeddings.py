@@ -49,14 +49,14 @@ class Sinusoidal(TimeMLP):
 
     def __init__(self, config: SinusoidalTime, channels: int, embed: int) -> None:
         super().__init__(config, channels, embed)
-        self.shift, self.cosine_first = config.shift, config.order == "cos_sin"
+        self.shift, self.cosine_first, self.scale = config.shift, config.order == "cos_sin", config.scale
 
     def features(self, t: Tensor) -> Tensor:
         """Sinusoids (B, features) of t (B,)."""
         half = self.channels // 2
         # made here: a buffer would be rounded with the weights by `net.bfloat16()`, and lost on the meta device
         exponent = torch.arange(half, dtype=torch.float32, device=t.device) / max(half - self.shift, 1)
-        angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
+        angles = self.scale * t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
         waves = [angles.cos(), angles.sin()] if self.cosine_first else [angles.sin(), angles.cos()]
         return F.pad(torch.cat(waves, dim=1), (0, self.channels % 2))
 
@@ -87,8 +87,9 @@ class Fourier(TimeMLP, InFull):
 
     def features(self, t: Tensor) -> Tensor:
         """Sinusoids (B, features) of t (B,)."""
-        t = t.float().log() if self.log else t.float()
-        angles = t[:, None] * (2 * math.pi * self.frequencies.float())
+        t, frequencies = t.float()[:, None], self.frequencies.float()
+        # score SDE multiplies by 2 pi last, EDM first: in float32 that moves an angle of thousands by more than 1e-4
+        angles = t.log() * frequencies * (2 * math.pi) if self.log else t * (2 * math.pi * frequencies)
         waves = [angles.cos(), angles.sin()] if self.cosine_first else [angles.sin(), angles.cos()]
         return F.pad(torch.cat(waves, dim=1), (0, self.channels % 2))
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from diffunet.nn.layers import pad, pad_to_even
 
-AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+# none for volumes: torch's has no bfloat16 on a CPU and no backward of equal bits on a GPU
+AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d}
 CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -36,7 +37,7 @@ class Halve(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the sides of x (B, C, *S), rounding up."""
         x, dims = pad_to_even(x, self.padding), x.ndim - 2
-        if self.taps == 2:
+        if self.taps == 2 and dims in AVERAGES:
             return AVERAGES[dims](x, 2)
         options: dict[str, Any] = {"stride": 2, "groups": x.shape[1]}
         if self.padding == "zeros":

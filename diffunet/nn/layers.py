@@ -163,7 +163,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of x (B, C, *S) over batch and positions."""
         if self.training and x.numel() == x.shape[1]:  # no variance, and none to remember
-            return x * 0 + self.bias.view(-1, *[1] * (x.ndim - 2))
+            weight, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
+            return x * 0 * weight + bias
         return super().forward(x)
 
 

@@ -35,7 +35,8 @@ def mp_silu(x: Tensor) -> Tensor:
 
 def mp_sum(a: Tensor, b: Tensor, balance: float) -> Tensor:
     """((1 - t) a + t b) / sqrt((1 - t)^2 + t^2): eq. 88."""
-    return a.lerp(b, balance) / math.sqrt((1 - balance) ** 2 + balance**2)
+    common = torch.promote_types(a.dtype, b.dtype)  # autocast leaves some sums in float32
+    return a.to(common).lerp(b.to(common), balance) / math.sqrt((1 - balance) ** 2 + balance**2)
 
 
 def mp_cat(a: Tensor, b: Tensor, balance: float) -> Tensor:

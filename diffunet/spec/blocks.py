@@ -136,7 +136,7 @@ class Heads(Spec):
     def problems(self, channels: int) -> list[str]:
         """What of these options does not divide a width."""
         options = {"head_channels": self.head_channels, "heads": self.heads}
-        return [f"attention.{name} = {value}" for name, value in options.items() if value and channels % value]
+        return [f"{name} = {value}" for name, value in options.items() if value and channels % value]
 
 
 class SelfAttention(Heads):

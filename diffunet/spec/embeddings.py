@@ -32,6 +32,7 @@ class SinusoidalTime(TimeMLP):
     kind: Literal["sinusoidal"] = "sinusoidal"
     order: Literal["sin_cos", "cos_sin"] = "sin_cos"
     shift: Literal[0, 1] = 1
+    scale: float = Field(1.0, gt=0, le=1e6, description="of t; 1000 / T for improved-diffusion's rescale_timesteps")
 
 
 class FourierTime(TimeMLP):

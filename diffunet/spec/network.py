@@ -164,17 +164,19 @@ class UNetConfig(Spec):
     def _width_contradictions(self) -> list[str]:
         """Widths that groups or heads do not divide."""
         made, bad = self._made, []
-        for width in sorted({*self.widths, self.base_channels, self.stem_width}):
+        keys = dict.fromkeys(self.widths, made)
+        keys.setdefault(self.stem_width, "stem_channels" if self.stem_channels else "base_channels")
+        for width in sorted(keys):
             groups = self.block.groups_of(width)
             if width % groups:
-                bad.append(f"a width of {width} channels is not divisible by block.groups = {groups} ({made})")
+                bad.append(f"a width of {width} channels is not divisible by block.groups = {groups} ({keys[width]})")
         attended = set(self.attention_levels)
         if self.attention_in_mid:
             attended.add(len(self.widths) - 1)
         for level in sorted(attended):
-            width = self.widths[level]
+            width, key = self.widths[level], f"attentions.{level}" if self.attentions else "attention"
             for option in self.attention_at(level).problems(width):
-                bad.append(f"a width of {width} channels is not divisible by {option} ({made})")
+                bad.append(f"a width of {width} channels is not divisible by {key}.{option} ({made})")
         return list(dict.fromkeys(bad))
 
     def _operator_contradictions(self) -> list[str]:
@@ -184,28 +186,37 @@ class UNetConfig(Spec):
             if (down == "none") != (up == "none"):
                 bad.append(f"down = '{down}' and up = '{up}': where one is 'none' the other must be")
             if "in_block" in (down, up) and not self.block.resamples:
-                bad.append(f"down or up = 'in_block' needs a block that resamples, which '{self.block.kind}' does not")
-            if down == "none" and (self.input_pyramid or self.output_pyramid):
-                bad.append("input_pyramid and output_pyramid need a down operator between all levels, not 'none'")
+                bad.append(
+                    f"down = '{down}' and up = '{up}': 'in_block' needs a block that resamples, "
+                    f"which block = '{self.block.kind}' does not"
+                )
+            if down == "none":
+                pyramids = [name for name in ("input_pyramid", "output_pyramid") if getattr(self, name)]
+                bad += [f"{name} needs a down operator between all levels, but down = 'none'" for name in pyramids]
         return list(dict.fromkeys(bad))
 
     def _condition_contradictions(self) -> list[str]:
-        bad = []
+        bad, needs = [], f"needs a time embedding with an MLP, which time = '{self.time.kind}' has not"
         if self.null_class and self.num_classes is None:
             bad.append("null_class needs num_classes")
         if not self.time.mlp and self.vector_channels:
-            bad.append(f"vector_channels needs a time embedding with an MLP, which '{self.time.kind}' has not")
+            bad.append(f"vector_channels {needs}")
         if not self.time.mlp and self.num_classes and self.class_embedding.before_mlp:
-            bad.append(f"class_embedding = '{self.class_embedding.kind}' needs a time embedding with an MLP")
+            bad.append(f"class_embedding = '{self.class_embedding.kind}' {needs}")
         if isinstance(self.time, NoTime) and self.divide_by_time:
             bad.append("divide_by_time needs a time, but time = 'none'")
         return bad
 
     def _least_parameters(self) -> int:
-        """A lower bound: of each level the convolutions from its own width to its own width, and the class table."""
-        # two a block, the first of all comes from another width; on the way up count only the second
-        squares = sum(3 * d * w**2 for w, d in zip(self.widths, self.depths, strict=True))
-        return squares * self.block.kernel_values(self.dims) + (self.num_classes or 0) * self.base_channels
+        """A lower bound: the convolutions from a level's own width to its own width, and what holds the classes."""
+        squares = 4 * self.widths[-1] ** 2  # mid
+        for level, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            # two a block, the first of all comes from another width; on the way up count only the second, and one
+            # block more where an operator, or at the top the stem, has left a skip too
+            arrives = level == 0 or self.down_at(level - 1).kind != "none"
+            squares += (3 * depth - 1 + arrives) * width**2
+        row = self.base_channels if self.class_embedding.before_mlp else self.embed_channels
+        return squares * self.block.kernel_values(self.dims) + (self.num_classes or 0) * row
 
 
 class ClassicUNetConfig(Spec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
 from diffunet.spec.data import DataConfig
@@ -116,12 +116,31 @@ class RunConfig(Spec):
     def _check(self) -> RunConfig:
         task = self.run.task
         bad = [
-            f"[{name}] is for another task than run.task = '{task}'; leave it out"
+            f"{', '.join(given)}: [{name}] is not for run.task = '{task}'; leave it out"
             for name in self.foreign
-            if name in self.model_fields_set
+            if name in self.model_fields_set and (given := _given(getattr(self, name), name)[:5])
         ]
         contradictions(bad + CHECKS[task](self))
         return self
+
+
+def _given(section: BaseModel, name: str) -> list[str]:
+    """The dotted keys that were written in a section, or its own name where it was left empty."""
+    found: list[str] = []
+    for key in type(section).model_fields:
+        if key in section.model_fields_set and key != "kind":
+            value, full = getattr(section, key), f"{name}.{key}"
+            found += _given(value, full) if isinstance(value, BaseModel) else [full]
+    return found or [name]
+
+
+# what a network may have from elsewhere, and the trainer here would leave as it is
+UNTRAINED = {
+    "learned_variance": "no objective here trains a variance; set it to false",
+    "uncertainty_channels": "no objective here trains the log variance; set it to 0",
+    "self_conditioning": "no objective here gives the previous estimate; set it to false",
+    "divide_by_time": "no schedule here tells the network sigma itself; set it to false",
+}
 
 
 def _of_diffusion(config: RunConfig) -> list[str]:
@@ -137,6 +156,11 @@ def _of_diffusion(config: RunConfig) -> list[str]:
         bad.append(f"model.out_channels = {model.out_channels} must equal in_channels = {model.in_channels}")
     if model.cond_channels:
         bad.append("model.cond_channels needs image conditions, which no data set here provides; train from Python")
+    if model.vector_channels:
+        bad.append("model.vector_channels needs a vector of each image, which no data set here provides; set it to 0")
+    bad += [f"model.{key}: {why}" for key, why in UNTRAINED.items() if getattr(model, key)]
+    if model.time.kind == "none":
+        bad.append("run.task = 'diffusion' needs a network that is told the time, not model.time = 'none'")
     if model.dims != 2 and config.data.name != "array":
         bad.append(f"model.dims = {model.dims} needs data.name = 'array', not '{config.data.name}'")
     if config.data.name == "pairs":
@@ -150,9 +174,8 @@ def _of_segmentation(config: RunConfig) -> list[str]:
         bad.append(f"run.task = 'segment' needs data.name = 'pairs', not '{config.data.name}'")
     if model.dims != 2:
         bad.append(f"model.dims = {model.dims}, but pairs of images and labels have 2")
-    time = getattr(model, "time", None)
-    if time is not None and time.kind != "none":
-        bad.append(f"run.task = 'segment' needs model.time = 'none', not '{time.kind}': an image has no time")
+    if model.time.kind != "none":
+        bad.append(f"run.task = 'segment' needs model.time = 'none', not '{model.time.kind}': an image has no time")
     used = [key for key in ("num_classes", "cond_channels", "vector_channels") if getattr(model, key, None)]
     used += [key for key in ("self_conditioning", "learned_variance") if getattr(model, key, False)]
     bad += [f"model.{key} is not for run.task = 'segment'" for key in used]

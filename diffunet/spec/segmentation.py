@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from diffunet.spec.base import ByName, Count, Floats, Ints, Pair, Spec, Strings, contradictions
 
+MAX_VALUE = 65535  # of a label, since masks are PNG files
+
 
 def without_false(data: Any, key: str) -> Any:
     """TOML has no null: `key = false` says "none"."""
@@ -105,7 +107,9 @@ class BorderConfig(Spec):
 
     w0: float = Field(10.0, ge=0, le=1e4)
     sigma: float = Field(5.0, gt=0, le=100, description="pixels")
-    background: int = Field(0, ge=0, le=2**31, description="the label value that is no cell")
+    background: Annotated[int, Field(ge=0, le=MAX_VALUE)] | None = Field(
+        None, description="the label value that is no cell; the lowest if unset"
+    )
     balance: bool = Field(True, description="w_c makes every class weigh the same over the training set; otherwise 1")
 
 
@@ -138,14 +142,14 @@ class SegmentConfig(Spec):
     loss: LossConfig = CrossEntropyLoss()
     border: BorderConfig | None = Field(BorderConfig(), description="false: every pixel weighs 1")
     crop: Annotated[int, Field(ge=1, le=65536)] = Field(
-        256, description="side of a training crop; valid convolutions take the next side that they lose nothing of"
+        256, description="side of what the network sees in training; rounded up to a side that it takes"
     )
     augment: AugmentConfig = AugmentConfig()
-    tile: Annotated[int, Field(ge=1, le=65536)] = Field(512, description="largest side that the network sees at once")
+    tile: Annotated[int, Field(ge=1, le=65536)] = Field(768, description="largest side that the network sees at once")
     margin: Annotated[int, Field(ge=0, le=4096)] = Field(
         32, description="pixels of a tile's rim that are not used; valid convolutions have their own"
     )
-    batch_size: Count = Field(4, description="tiles at once")
+    batch_size: Count = Field(1, description="tiles at once")
     preview_images: Annotated[int, Field(ge=1, le=64)] = 3
 
     @model_validator(mode="before")
@@ -172,12 +176,13 @@ class SegmentInfo(Spec):
     classes: Strings = Field(description="the name of each class")
     value_range: Pair | None = Field(None, description="stored values that become -1 and 1; a file's own if unset")
     background: Ints = (255, 255, 255)
-    tile: Count = 512
+    tile: Count = 768
     margin: int = Field(32, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> SegmentInfo:
         bad = ["values must rise"] if list(self.values) != sorted(set(self.values)) else []
+        bad += [f"values must be 0 to {MAX_VALUE}, not {v}" for v in self.values if not 0 <= v <= MAX_VALUE]
         if len(self.classes) != len(self.values) or len(self.values) < 2:
             bad.append(f"there are {len(self.values)} values and {len(self.classes)} classes")
         contradictions(bad)

@@ -1,9 +1,9 @@
 """Every random draw of training comes from a counter, never from carried state.
 
-The order of the data, noise, times, class dropout and flips are functions of (seed, stream, position), where position
-counts samples since the start of training; the network's own randomness (dropout) of (seed, step, micro-step, rank).
-So a run that is stopped anywhere and goes on later draws what it would have drawn, with any number of workers, and two
-ranks draw together what one would. EDM2's training loop seeds itself in this spirit.
+The order of the data, noise, times, class dropout, flips and crops are functions of (seed, stream, position), where
+position counts samples since the start of training; the network's own randomness (dropout) of (seed, step, micro-step,
+rank). So a run that is stopped anywhere and goes on later draws what it would have drawn, with any number of workers,
+and two ranks draw together what one would. EDM2's training loop seeds itself in this spirit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from torch.utils.data import Dataset, Sampler
 
 from diffunet.data import Images
 
-STREAMS = {"order": 0, "noise": 1, "time": 2, "class": 3, "flip": 4, "network": 5, "init": 6, "held_out": 7, "label": 8}
+STREAMS = {
+    "order": 0,
+    "noise": 1,
+    "time": 2,
+    "class": 3,
+    "flip": 4,
+    "network": 5,
+    "init": 6,
+    "held_out": 7,
+    "label": 8,
+    "crop": 9,
+}
 
 
 def draw(seed: int, stream: str, *counters: int) -> np.random.Generator:

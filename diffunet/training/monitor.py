@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from diffunet.denoiser import Denoiser
 from diffunet.generation import Progress, generate
 from diffunet.objectives import Objective
 from diffunet.pictures import MODES, grid, save_png
-from diffunet.spec import RunConfig
+from diffunet.spec import RunConfig, UNetConfig
 from diffunet.training.indexstream import draw
 
 BINS = 10
@@ -33,7 +33,7 @@ class HeldOutLoss:
         self.x0 = torch.from_numpy(np.stack([images[int(i)] for i in chosen]))
         self.eps = torch.from_numpy(random.standard_normal(self.x0.shape, dtype=np.float32))
         self.u = torch.from_numpy((np.arange(n) % BINS + random.random(n)) / BINS)
-        labels = images.labels if config.model.num_classes else None
+        labels = images.labels if cast(UNetConfig, config.model).num_classes else None
         self.labels = None if labels is None else torch.from_numpy(labels[chosen])
         self.objective, self.device, self.batch_size = objective, device, config.sample.batch_size
 
@@ -61,8 +61,8 @@ def preview(den: Denoiser, config: RunConfig, path: Path, stopped: Callable[[], 
     if len(shape) != 3 or shape[0] not in MODES:
         return False
     cond: dict[str, Any] = {}
-    if config.model.num_classes:
-        cond["class_labels"] = torch.arange(n) % config.model.num_classes
+    if classes := cast(UNetConfig, config.model).num_classes:
+        cond["class_labels"] = torch.arange(n) % classes
 
     def watch(progress: Progress) -> None:
         if stopped():

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -18,10 +19,10 @@ from diffunet.errors import CheckpointError, ConfigError, Interrupted, MemoryLim
 from diffunet.spec import RunConfig
 from diffunet.training import checkpoint as checkpoints
 from diffunet.training import state
-from diffunet.training.loader import check_data
 from diffunet.training.log import Log
 from diffunet.training.runfolder import RunFolder
 from diffunet.training.signals import StopSignals
+from diffunet.training.tasks import TASKS
 from diffunet.training.trainer import Trainer, resolve_precision
 
 Say = Callable[[str], None]
@@ -125,7 +126,9 @@ def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signal
     split = data.load(config.data)
     for note in (*split.notes, *(f"left out {bad.path}: {bad.reason}" for bad in split.skipped[:5])):
         say(note)
-    check_data(config, split)
+    task = TASKS[config.run.task](config, split)
+    for note in task.notes:
+        say(note)
     if resume is not None and resume.manifest.get("data") != split.train.fingerprint:
         raise CheckpointError(
             f"the data changed since {resume.path} was written (its fingerprint differs); put the old data back to go "
@@ -138,7 +141,7 @@ def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signal
         torch.use_deterministic_algorithms(True, warn_only=True)
     say(_headline(config, split, counters, processes))
     accelerator = _accelerator(config, folder, counters.precision)
-    trainer = Trainer(config, folder, split, accelerator, counters, resume, say)
+    trainer = Trainer(config, folder, task, accelerator, counters, resume, say)
     if processes.is_main_process:
         folder.write_status("running", counters.step)
     with Log(config, folder, accelerator, counters.step) as log:
@@ -162,13 +165,12 @@ def _counters(config: RunConfig, resume: checkpoints.Checkpoint | None, processe
     return state.Counters(precision=precision, threads=threads, world=processes.num_processes)
 
 
-def _headline(config: RunConfig, split: data.Split, counters: state.Counters, processes: PartialState) -> str:
+def _headline(config: RunConfig, split: data.Split[Any], counters: state.Counters, processes: PartialState) -> str:
     held_out = len(split.held_out) if split.held_out else 0
     where = f"resuming at step {counters.step} (sha ok)" if counters.step else "starting"
     chosen = " (auto)" if config.train.precision == "auto" else ""
-    shape = "x".join(map(str, split.train.shape))
     return (
-        f"{where}: {len(split.train)} training and {held_out} held-out images of {shape}, "
+        f"{where}: {len(split.train)} training and {held_out} held-out images of {split.train.about}, "
         f"{processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
         f"precision {counters.precision}{chosen}"
     )

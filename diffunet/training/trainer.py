@@ -14,22 +14,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from diffunet import weights
-from diffunet.data import Split
-from diffunet.denoiser import Denoiser
 from diffunet.errors import ConfigError, Interrupted, NumericError
-from diffunet.nn import UNet
-from diffunet.objectives import Objective
-from diffunet.schedules import SCHEDULES
+from diffunet.nn import NETWORKS
 from diffunet.spec import RunConfig
 from diffunet.training import checkpoint as checkpoints
 from diffunet.training import state
 from diffunet.training.ema import EMA
 from diffunet.training.indexstream import torch_seed
-from diffunet.training.loader import Loader, data_info
+from diffunet.training.loader import Loader
 from diffunet.training.log import Log
-from diffunet.training.monitor import HeldOutLoss, preview
 from diffunet.training.runfolder import RunFolder
 from diffunet.training.signals import StopSignals
+from diffunet.training.task import Task
 
 
 def learning_rate(config: RunConfig, update: int) -> float:
@@ -50,7 +46,7 @@ class Trainer:
     Args:
         config: the resolved run.
         folder: where it lives.
-        split: its data.
+        task: what it learns, with its data.
         accelerator: made with the run's precision.
         counters: where it stands.
         resume: the checkpoint that `counters` came from.
@@ -61,15 +57,16 @@ class Trainer:
         self,
         config: RunConfig,
         folder: RunFolder,
-        split: Split,
+        task: Task[Any],
         accelerator: Accelerator,
         counters: state.Counters,
         resume: checkpoints.Checkpoint | None,
         say: Callable[[str], None],
     ) -> None:
         self.config, self.folder, self.accelerator, self.counters, self.say = config, folder, accelerator, counters, say
+        self.task = task
         torch.manual_seed(torch_seed(config.train.seed, "init"))
-        self.network = UNet(config.model).to(accelerator.device)
+        self.network = NETWORKS.build(config.model).to(accelerator.device)
         self.ema = EMA(config.ema, self.network)
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -83,7 +80,7 @@ class Trainer:
         settings = checkpoints.canonical(config.model_dump(mode="json"))
         self.facts = {
             "config": hashlib.sha256(settings.encode()).hexdigest(),
-            "data": split.train.fingerprint,
+            "data": task.split.train.fingerprint,
             "torch": torch.__version__,
             "world": counters.world,
         }
@@ -91,13 +88,10 @@ class Trainer:
             self.network.compile(fullgraph=True)
         self.plain_optimizer = optimizer
         self.parallel, self.optimizer = accelerator.prepare(self.network, optimizer)
-        schedule, process, info = SCHEDULES.build(config.process.schedule), config.process, data_info(split)
-        self.den = Denoiser(self.parallel, schedule, process.prediction, process.clip, info)
-        self.ema_den = Denoiser(self.ema.network, schedule, process.prediction, process.clip, info)
-        self.objective = Objective(config.objective.weight)
-        self.loader = Loader(config, split.train, accelerator, self.network.null_label)
-        held_out = split.held_out if accelerator.is_main_process else None
-        self.held_out = held_out and HeldOutLoss(held_out, config, self.objective, accelerator.device)
+        self.model, self.ema_model = task.model(self.parallel), task.model(self.ema.network)
+        self.loader = Loader(config.train, task.stream(self.network), accelerator)
+        watches = accelerator.is_main_process and task.split.held_out is not None
+        self.held_out = task.held_out(accelerator.device) if watches else None
         self.saved_step = resume.step if resume else None
 
     def run(self, signals: StopSignals, log: Log) -> None:
@@ -118,7 +112,7 @@ class Trainer:
             counters.step += 1
             record |= {"seconds": round(time.perf_counter() - begun, 4), "data_seconds": round(waited, 4)}
             if self.held_out and self._due(config.held_out_every):
-                record["held_out"] = self.held_out(self.ema_den)
+                record["held_out"] = self.held_out(self.ema_model)
             if self.accelerator.is_main_process:
                 log.write(record)
             self._stop_if_diverging(indices)
@@ -167,9 +161,7 @@ class Trainer:
         torch.manual_seed(
             torch_seed(self.config.train.seed, "network", counters.step, micro, accelerator.process_index)
         )
-        t = self.objective.times(self.den, batch["u"])
-        cond = {"class_labels": batch["label"]} if self.config.model.num_classes else {}
-        return self.objective(self.den, batch["x0"], batch["eps"], t, **cond).mean()
+        return self.task.loss(self.model, batch)
 
     def _update(self, finite: bool) -> None:
         counters, scaler = self.counters, self.accelerator.scaler
@@ -201,18 +193,19 @@ class Trainer:
                 log.sync()
                 checkpoints.write(self.folder.checkpoints, self.counters.step, files, self.facts)
             # also where the checkpoint is there already: a kill may have come between the two
-            weights.save(self.ema_den, self.folder.weights, step=self.counters.step, weights="ema")
+            facts = {"step": self.counters.step, "weights": "ema", **self.task.facts}
+            weights.save(self.ema_model, self.folder.weights, **facts)
             checkpoints.rotate(self.folder.checkpoints, self.config.train.keep_checkpoints)
             self.folder.write_status("running", self.counters.step)
         self.saved_step = self.counters.step
         self.accelerator.wait_for_everyone()
 
     def preview(self, stopped: Callable[[], bool]) -> None:
-        """Draw the fixed-seed grid of the averaged network (main process only)."""
+        """Draw what the averaged network makes of fixed seeds or held-out images (main process only)."""
         if self.accelerator.is_main_process:
             path = self.folder.samples / f"step-{self.counters.step:08d}.png"
             try:
-                preview(self.ema_den, self.config, path, stopped)
+                self.task.preview(self.ema_model, path, stopped)
             except NumericError as error:
                 self.say(f"preview at step {self.counters.step} left out: {error}")
 

@@ -1,4 +1,4 @@
-"""A small denoiser of images, the schedules it may have, and edits of the folder that it becomes."""
+"""A small denoiser, the schedules it may have, edits of the folder that it becomes; and a small UNet2DModel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from diffunet import Denoiser, Schedule
 from diffunet.spec import DataInfo
-from tests.nn.networks import tiny
+from tests.nn.networks import perturbed, tiny
 
 SHAPE = (3, 16, 12)
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -36,3 +36,17 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def their_model(**options: Any) -> Any:
+    """A perturbed UNet2DModel of three levels with attention on the middle one, in eval mode."""
+    import diffusers
+
+    small: dict[str, Any] = {
+        "block_out_channels": (8, 16, 24),
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    }
+    return perturbed(diffusers.UNet2DModel(**(small | options))).eval()

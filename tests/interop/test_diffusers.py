@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,29 @@ from torch.nn import functional as F
 from diffunet import ClassicUNet, Denoiser, Schedule, UNet, generate
 from diffunet.errors import ConfigError
 from diffunet.interop import diffusers as hub
-from diffunet.spec import DataInfo
+from diffunet.spec import DataInfo, FourierTime, InBlock, LearnedTime, ResidualBlock, SelfAttention, SkipPyramid
 from tests.interop.folders import SCHEDULES, SHAPE, WEIGHTS, denoiser
 from tests.nn.networks import tiny, tiny_config
 
 SEEDS = [5, 6, 7]
+# fields of UNetConfig, over those of `tiny_config`
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ddpm": {},
+    "adm": {
+        "attention": SelfAttention(head_channels=8),
+        "block": ResidualBlock(groups=4, condition="scale_shift"),
+        "down": InBlock(),
+        "up": InBlock(),
+    },
+    "ncsn++": {
+        "attention_levels": (),
+        "block": ResidualBlock(group_channels=4, rescale=True),
+        "down": InBlock(taps=4, project=True),
+        "up": InBlock(taps=4, project=True),
+        "input_pyramid": SkipPyramid(),
+        "output_pyramid": SkipPyramid(),
+    },
+}
 
 
 def generators() -> list[torch.Generator]:
@@ -59,20 +78,25 @@ except RuntimeError:  # a CPU build of torch beside a CUDA build of torchvision:
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
         del sys.modules[name]
 import numpy, diffusers
-pipe = diffusers.DDPMPipeline.from_pretrained(sys.argv[1])
-seeds = [torch.Generator().manual_seed(s) for s in (5, 6, 7)]
-numpy.save(sys.argv[2], pipe(batch_size=3, generator=seeds, num_inference_steps=50, output_type="np").images)
+for folder in sys.argv[1:]:
+    pipe = diffusers.DDPMPipeline.from_pretrained(folder)
+    seeds = [torch.Generator().manual_seed(s) for s in (5, 6, 7)]
+    images = pipe(batch_size=3, generator=seeds, num_inference_steps=50, output_type="np").images
+    numpy.save(folder + "/images.npy", images)
 assert not any(name.split(".")[0] == "diffunet" for name in sys.modules)
 """
 
 
-def test_plain_diffusers_opens_the_folder_and_makes_the_same_images(exported: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PLAIN, str(exported), str(tmp_path / "images.npy")]
+def test_plain_diffusers_opens_the_folders_and_makes_the_same_images(tmp_path: Path) -> None:
+    for name, changes in NETWORKS.items():
+        hub.export(denoiser(**changes), tmp_path / name)
+    command = [sys.executable, "-c", PLAIN, *(str(tmp_path / name) for name in NETWORKS)]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=300, capture_output=True)
-    theirs = torch.from_numpy(np.load(tmp_path / "images.npy")).permute(0, 3, 1, 2) * 2 - 1
-    ours = generate(denoiser(), 3, sampler="ddpm", steps=50, seed=5)
-    assert ours.std() > 0.1
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    for name, changes in NETWORKS.items():
+        theirs = torch.from_numpy(np.load(tmp_path / name / "images.npy")).permute(0, 3, 1, 2) * 2 - 1
+        ours = generate(denoiser(**changes), 3, sampler="ddpm", steps=50, seed=5)
+        assert ours.std() > 0.1
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
@@ -156,6 +180,20 @@ def test_a_network_with_classes_samples_in_a_loop_of_ones_own(tmp_path: Path) ->
     torch.testing.assert_close(pipe.unet(x, 9, labels).sample, den.network(x, 9, labels), rtol=0, atol=1e-5)
 
 
+def test_a_learned_variance_is_what_their_scheduler_samples_with(tmp_path: Path) -> None:
+    import diffusers
+
+    den = denoiser(learned_variance=True)
+    hub.export(den, tmp_path)
+    pipe = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert pipe.scheduler.config.variance_type == "learned_range"
+    learned = their_samples(pipe.unet, pipe.scheduler, 10)
+    fixed = diffusers.DDPMScheduler.from_config(pipe.scheduler.config, variance_type="fixed_small")
+    plain = their_samples(lambda x, t: SimpleNamespace(sample=pipe.unet(x, t).sample[:, :3]), fixed, 10)
+    assert learned.shape == plain.shape == (3, *SHAPE)
+    assert (learned - plain).abs().max() > 1e-3
+
+
 REFUSED: list[tuple[Callable[[], Denoiser], str]] = [
     (lambda: denoiser(Schedule.karras(), "edm"), r"needs a table of betas, which Schedule.karras\(.*\) is not"),
     (lambda: denoiser(Schedule.flow(), "flow"), r"needs a table of betas, which Schedule.flow\(.*\) is not"),
@@ -164,6 +202,8 @@ REFUSED: list[tuple[Callable[[], Denoiser], str]] = [
     (lambda: denoiser(cond_channels=1), "cannot say cond_channels = 1"),
     (lambda: Denoiser(ClassicUNet(base_channels=2), Schedule.linear()), "not a ClassicUNet"),
     (lambda: Denoiser(tiny(), Schedule.linear(), data=DataInfo(shape=(3, 10, 8))), "multiples of 4 only"),
+    (lambda: denoiser(time=FourierTime(features=2, log=True), divide_by_time=True), "divide_by_time: .* begins at 0"),
+    (lambda: denoiser(time=LearnedTime(steps=500)), "time.steps = 500: .* fewer times than the 1000 of the schedule"),
 ]
 
 

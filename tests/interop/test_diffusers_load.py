@@ -13,7 +13,7 @@ from diffunet import Schedule, generate
 from diffunet.errors import CheckpointError, ConfigError, UnsafeError
 from diffunet.interop import diffusers as hub
 from diffunet.spec import DataInfo
-from tests.interop.folders import SCHEDULES, WEIGHTS, denoiser, edit
+from tests.interop.folders import SCHEDULES, WEIGHTS, denoiser, edit, their_model
 from tests.nn.networks import tiny
 
 # --- opened ----------------------------------------------------------------------------------------------------------
@@ -44,6 +44,22 @@ def test_a_pipeline_that_diffusers_saved_loads(tmp_path: Path) -> None:
     assert (den.prediction, den.clip, den.data) == ("eps", None, DataInfo(shape=(3, 16, 16)))
     x = torch.randn(1, 3, 16, 16)
     torch.testing.assert_close(den.network(x, 7), model(x, 7).sample, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_learned_variance_loads(marked: bool, tmp_path: Path) -> None:
+    import diffusers
+
+    net = tiny(learned_variance=marked, **({} if marked else {"out_channels": 6}))
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range")
+    diffusers.DDPMPipeline(hub.to_unet2d(net, sample_size=16), scheduler).save_pretrained(tmp_path)
+    den = hub.load(tmp_path)
+    assert den.network.config.learned_variance
+    assert den.data == DataInfo(shape=(3, 16, 16))
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(den.network(x, 7), net(x, 7))
+    if marked:  # the network's folder alone says it too
+        assert hub.load(tmp_path / "unet").network.config.learned_variance
 
 
 def test_a_table_of_betas_that_one_of_ours_made_is_known(exported: Path) -> None:
@@ -93,7 +109,7 @@ DAMAGED: list[tuple[str, dict[str, Any], str]] = [
     ("scheduler/scheduler_config.json", {"beta_start": -1.0}, "beta_start: Input should be greater than 0"),
     ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding = True"),
     ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
-    ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "variance_type = 'learned_range'"),
+    ("scheduler/scheduler_config.json", {"variance_type": "learned"}, "variance_type = 'learned'"),
     ("scheduler/scheduler_config.json", {"trained_betas": [0.1] * 9}, r"trained_betas \(9 values for .* = 1000\)"),
     ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.3] * 500}, "is the table of no schedule of ours"),
     ("scheduler/scheduler_config.json", {"trained_betas": "much"}, "valid list"),
@@ -105,8 +121,8 @@ DAMAGED: list[tuple[str, dict[str, Any], str]] = [
     ("model_index.json", {"scheduler": None}, "scheduler = None"),
     ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name = 'UNet2DConditionModel'"),
     ("unet/config.json", {"act_fn": "mish"}, "act_fn = 'mish'"),
-    ("unet/config.json", {"block_out_channels": []}, "is malformed"),
-    ("unet/config.json", {"block_out_channels": "wide"}, "is malformed"),
+    ("unet/config.json", {"block_out_channels": []}, "block_out_channels has 0 levels"),
+    ("unet/config.json", {"block_out_channels": "abc"}, "is malformed"),
     ("unet/config.json", {"down_block_types": [["DownBlock2D"]]}, r"down_block_types = \[\['DownBlock2D'\]\]"),
     ("unet/config.json", {"layers_per_block": 10**9}, "blocks_per_level must be 1 to 64"),
     ("unet/config.json", {"attention_head_dim": "all"}, "is malformed"),
@@ -125,9 +141,24 @@ def test_what_we_do_not_have_is_refused_by_file_and_option(
         hub.load(exported)
 
 
-def test_a_second_output_has_no_place_in_a_denoiser(tmp_path: Path) -> None:
-    hub.to_unet2d(tiny(out_channels=6)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"out_channels = 6 .* must equal in_channels = 3"):
+def test_a_second_output_that_is_no_variance_has_no_place_in_a_denoiser(exported: Path) -> None:
+    hub.to_unet2d(tiny(out_channels=6)).save_pretrained(exported / "unet")
+    for folder in (exported, exported / "unet"):
+        with pytest.raises(ConfigError, match=r"out_channels = 6 .* must equal in_channels = 3, or twice that where"):
+            hub.load(folder)
+
+
+def test_a_variance_that_the_network_does_not_have_is_missed(exported: Path) -> None:
+    edit(exported / "scheduler/scheduler_config.json", lambda config: config.update(variance_type="learned_range"))
+    with pytest.raises(
+        ConfigError, match=r"unet/config.json: out_channels = 3 .* half of them must be a learned variance"
+    ):
+        hub.load(exported)
+
+
+def test_a_score_network_is_no_denoiser_of_a_table(tmp_path: Path) -> None:
+    their_model(time_embedding_type="fourier").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"config.json: time_embedding_type = 'fourier' .* told the noise itself"):
         hub.load(tmp_path)
 
 

@@ -1,56 +1,23 @@
-"""UNet: sizes, times, labels, conditions, counts, and what it refuses."""
+"""UNet: sizes, times, conditions, what it stores and how it is put together."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import functional as F
 
-from diffunet import Denoiser, Schedule, UNet, UNetConfig, load, presets, save
-from diffunet.errors import ConfigError
-from diffunet.nn import NETWORKS, PRESETS
-from diffunet.spec import NearestConv, ResidualBlock, SelfAttention, StridedConv
-from tests.nn.networks import tiny, tiny_config
+from diffunet import Denoiser, Schedule, UNet, load, save
+from diffunet.spec import ChannelAttention, InBlock, LinearAttention, MaxPool, ResidualBlock, SelfAttention, StridedConv
+from tests.nn.networks import images, tiny, tiny_config
 
-SIZES = [(15, 13), (37,), (9, 10, 11), (1,), (1, 1), (1, 1, 1), (2,), (2, 1), (2, 2, 2), (7,), (1, 7), (12, 20)]
-COUNTS = {"ddpm-cifar10": 35_746_307, "ddpm-256": 113_673_219}
+SIZES = [(15, 13), (37,), (9, 10, 11), (1,), (1, 1), (1, 1, 1), (2,), (2, 1), (2, 2, 2), (7,), (1, 7), (30, 30)]
 
 
-def images(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize(("name", "count"), COUNTS.items())
-def test_a_preset_has_the_published_number_of_parameters(name: str, count: int) -> None:
-    with torch.device("meta"):
-        net = UNet.from_preset(name)
-    assert sum(p.numel() for p in net.parameters()) == count
-
-
-def test_every_preset_builds_and_runs() -> None:
-    with torch.device("meta"):
-        for name in presets():
-            net = NETWORKS.build(PRESETS[name])
-            config, told = net.config, {}
-            if name.startswith("unet-"):
-                channels = config.out_channels
-            else:
-                channels = config.head_channels
-                told = {"t": 0.5, "class_labels": torch.zeros(1, dtype=torch.long) if config.num_classes else None}
-                told["cond"] = torch.empty(1, config.cond_channels, 188, 188) if config.cond_channels else None
-            assert net(torch.empty(1, config.in_channels, 188, 188), **told).shape[:2] == (1, channels)
-
-
-def test_a_preset_takes_changes_and_leaves_the_rest() -> None:
-    with torch.device("meta"):
-        net = UNet.from_preset("ddpm-cifar10", num_classes=10, in_channels=1)
-    assert (net.config.num_classes, net.config.in_channels, net.config.block.dropout) == (10, 1, 0.1)
-    assert UNet.from_preset("small", base_channels=32).config.widths == (32, 64, 64)
+# --- sizes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("condition", ["shift", "scale_shift"])
@@ -66,6 +33,20 @@ def test_any_size_keeps_its_shape_and_reaches_every_parameter(sides: tuple[int, 
     assert [name for name, p in net.named_parameters() if not p.grad.any()] == []
 
 
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_sequences_of_letters_are_signals_of_four_channels(padding: Any) -> None:
+    letters = torch.randint(4, (2, 1000), generator=torch.Generator().manual_seed(0))
+    net = tiny(dims=1, in_channels=4, out_channels=4, padding=padding)
+    y = net(F.one_hot(letters, 4).mT.float(), 5)
+    assert y.shape == (2, 4, 1000)
+    assert y.isfinite().all()
+
+
+def test_images_may_have_twelve_channels_and_any_sides() -> None:
+    net = tiny(in_channels=12, out_channels=12)
+    assert net(images(2, 12, 64, 48), 5).shape == (2, 12, 64, 48)
+
+
 def test_an_image_does_not_depend_on_its_batch() -> None:
     net, x, t = tiny(), images(3, 3, 13, 10), torch.tensor([1.0, 40.0, 999.0])
     rows = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(3)])
@@ -75,6 +56,9 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 def test_the_two_pads_see_different_pixels() -> None:
     x = images(1, 3, 16, 16)
     assert not torch.allclose(tiny()(x, 5), tiny(down=StridedConv(pad="asymmetric"))(x, 5), atol=1e-3)
+
+
+# --- what it is told -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,26 +86,19 @@ def test_each_row_is_told_its_own_time() -> None:
     assert not torch.allclose(y[0], y[1], atol=1e-3)
 
 
-def test_no_label_is_the_null_class() -> None:
-    net, x = tiny(num_classes=4, null_class=True), images(2, 3, 8, 8)
-    assert net.null_label == 4
-    assert torch.equal(net(x, 5), net(x, 5, torch.tensor([4, 4])))
-    assert not torch.allclose(net(x, 5), net(x, 5, torch.tensor([0, 1])), atol=1e-4)
+def test_only_a_network_without_time_does_without() -> None:
+    net, x = tiny(time="none"), images(2, 3, 8, 8)
+    assert torch.equal(net(x), net(x, 5))
+    assert not any(name.startswith("conditioning") or ".embed." in name for name in net.state_dict())
+    with pytest.raises(ValueError, match="t is needed: only a network with time = 'none' does without"):
+        tiny()(x)
 
 
-def test_a_table_has_a_row_for_each_class_and_one_for_none() -> None:
-    rows = {null: tiny(num_classes=4, null_class=null).conditioning.classes.weight.shape[0] for null in (False, True)}
-    assert rows == {False: 4, True: 5}
-    assert tiny().null_label is None
-    assert tiny(num_classes=4).null_label is None
-
-
-def test_labels_are_refused_without_classes_and_needed_with_them() -> None:
-    x = images(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="the network has no classes"):
-        tiny()(x, 5, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="class_labels are needed: the network has classes and no null class"):
-        tiny(num_classes=4)(x, 5)
+def test_a_network_without_time_may_know_classes() -> None:
+    net, x = tiny(time="none", num_classes=3), images(2, 3, 8, 8)
+    first, second = (net(x, class_labels=torch.tensor([label, 1])) for label in (0, 2))
+    assert not torch.allclose(first[0], second[0], atol=1e-4)
+    torch.testing.assert_close(first[1], second[1])
 
 
 def test_an_image_condition_is_joined_to_the_input() -> None:
@@ -134,10 +111,40 @@ def test_an_image_condition_is_joined_to_the_input() -> None:
         tiny()(x, 5, cond=cond)
 
 
-def test_checkpointed_levels_give_the_same_output_and_gradients() -> None:
+def test_the_previous_estimate_is_joined_to_the_input() -> None:
+    """Self-conditioning, 2208.04202: zeros where there is none yet."""
+    net, x, before = tiny(self_conditioning=True), images(2, 3, 9, 8), images(2, 3, 9, 8, seed=2)
+    assert net.stem.in_channels == 6
+    assert torch.equal(net(x, 5), net(x, 5, previous=torch.zeros_like(x)))
+    assert not torch.allclose(net(x, 5), net(x, 5, previous=before), atol=1e-3)
+    with pytest.raises(ValueError, match="previous was given but the network does not take it"):
+        tiny()(x, 5, previous=before)
+
+
+def test_image_estimate_and_condition_stand_in_this_order() -> None:
+    net, seen = tiny(self_conditioning=True, cond_channels=2), []
+    net.stem.register_forward_hook(lambda _, inputs, out: seen.append(inputs[0]))
+    x, before, cond = images(2, 3, 4, 4), images(2, 3, 4, 4, seed=2), images(2, 2, 4, 4, seed=3)
+    net(x, 5, cond=cond, previous=before)
+    assert torch.equal(seen[0], torch.cat([x, before, cond], dim=1))
+
+
+def test_a_learned_variance_stands_behind_the_guess() -> None:
+    net, x = tiny(learned_variance=True), images(2, 3, 9, 8)
+    assert net(x, 5).shape == (2, 6, 9, 8)
+    assert net.config.head_channels == net.head.out_channels == 6
+
+
+# --- memory and compilers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"down": InBlock(), "up": InBlock(), "input_pyramid": "skip"}], ids=["", "in_block"]
+)
+def test_checkpointed_levels_give_the_same_output_and_gradients(parts: dict[str, Any]) -> None:
     x, results = images(2, 3, 11, 8), []
     for levels in [(), (0, 2), (0, 1, 2)]:
-        net = tiny(checkpoint_levels=levels, block=ResidualBlock(groups=2, dropout=0.3)).train()
+        net = tiny(checkpoint_levels=levels, block=ResidualBlock(groups=2, dropout=0.3), **parts).train()
         torch.manual_seed(3)  # the dropout's masks
         y = net(x, 9)
         y.square().sum().backward()
@@ -163,30 +170,36 @@ def test_checkpointing_stores_fewer_activations() -> None:
     assert stored((0, 1, 2)) < stored((0,)) < stored(())
 
 
-def compiled_equals_plain(backend: str) -> None:
-    net, x = tiny(channel_multipliers=(1, 2), num_classes=3, null_class=True), images(2, 3, 9, 6)
-    t, labels = torch.tensor([3, 4]), torch.tensor([1, 3])
-    y = torch.compile(net, fullgraph=True, backend=backend)(x, t, labels)
-    torch.testing.assert_close(y, net(x, t, labels), rtol=0, atol=1e-5)
+def test_every_input_compiles_without_a_graph_break() -> None:
+    net = tiny(channel_multipliers=(1, 2), cond_channels=2, self_conditioning=True, vector_channels=4, num_classes=3)
+    x, t, labels = images(2, 3, 9, 6), torch.tensor([3, 4]), torch.tensor([1, 2])
+    told = {"cond": images(2, 2, 9, 6), "vector": images(2, 4), "previous": images(2, 3, 9, 6, seed=2)}
+    y = torch.compile(net, fullgraph=True, backend="eager")(x, t, labels, **told)
+    torch.testing.assert_close(y, net(x, t, labels, **told), rtol=0, atol=1e-5)
 
 
-def test_the_network_compiles_without_a_graph_break() -> None:
-    compiled_equals_plain("eager")
+def test_double_precision_runs_throughout() -> None:
+    x = images(1, 3, 8, 8)
+    y = tiny().double()(x.double(), 5)
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y.float(), tiny()(x, 5), rtol=0, atol=1e-5)
 
 
-@pytest.mark.soak
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
-def test_the_compiled_network_computes_the_same() -> None:
-    compiled_equals_plain("inductor")
+def test_weights_of_a_network_in_half_precision_stay_so(tmp_path: Path) -> None:
+    net = tiny().to(torch.bfloat16)
+    y = net(images(1, 3, 8, 8).bfloat16(), 5)
+    assert y.dtype == torch.bfloat16
+    save(Denoiser(net, Schedule.linear()), tmp_path / "w.safetensors")
+    assert torch.equal(load(tmp_path / "w.safetensors").network(images(1, 3, 8, 8).bfloat16(), 5), y)
 
 
-def test_a_fresh_network_says_zero_and_its_blocks_pass_their_input() -> None:
-    net = UNet(tiny_config())
-    assert not net(images(2, 3, 8, 8), 5).any()
-    block = net.down[0].blocks[0].parts[0]
-    x = images(2, 8, 6, 6)
-    assert torch.equal(block(x, torch.randn(2, 32)), x)
+# --- how it is put together ------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_network_says_zero() -> None:
+    assert not UNet(tiny_config())(images(2, 3, 8, 8), 5).any()
     assert UNet(tiny_config(block=ResidualBlock(groups=2, zero_init=False)))(images(2, 3, 8, 8), 5).any()
+    assert not UNet(tiny_config(block="magnitude_preserving"))(images(2, 3, 8, 8), 5).any()  # its gain is zero
 
 
 def test_each_level_has_its_own_width_and_depth() -> None:
@@ -197,10 +210,53 @@ def test_each_level_has_its_own_width_and_depth() -> None:
     assert [len(level.blocks[0].parts) for level in net.down] == [2, 1, 2]
 
 
-def test_attention_in_mid_can_be_left_out() -> None:
-    with_it, without = tiny(), tiny(attention_in_mid=False)
+def test_each_level_has_its_own_operators_and_attention() -> None:
+    net = tiny(
+        attention_levels=(0, 1, 2),
+        attentions=(ChannelAttention(), LinearAttention(heads=2), SelfAttention(heads=4)),
+        downs=("avg_pool", MaxPool()),
+        ups=("nearest", {"kind": "transposed_conv", "kernel": 4}),
+    )
+    assert [type(level.resample).__name__ for level in net.down[:2]] == ["AvgPoolDown", "MaxPoolDown"]
+    # the i-th of each list stands between levels i and i + 1; the way up begins with the deepest
+    assert [type(level.resample).__name__ for level in net.up[:2]] == ["TransposedConvUp", "FilterUp"]
+    assert [type(level.blocks[0].parts[1]).__name__ for level in net.down] == ["Channel", "Linear", "Attention"]
+    assert [type(level.blocks[0].body.parts[1]).__name__ for level in net.up] == ["Attention", "Linear", "Channel"]
+    assert net.mid.parts[1].heads == 4
+    assert net(images(1, 3, 9, 7), 5).shape == (1, 3, 9, 7)
+
+
+def test_a_level_may_keep_its_size() -> None:
+    """Where no operator leaves a skip, the way up has no block more."""
+    net = tiny(downs=("none", "max_pool"), ups=("none", "nearest"), blocks_per_level=2)
+    sizes = []
+    for level in net.down:
+        level.blocks[-1].register_forward_hook(lambda _, inputs, y: sizes.append(tuple(y.shape[2:])))
+    assert net(images(1, 3, 9, 8), 5).shape == (1, 3, 9, 8)
+    assert sizes == [(9, 8), (9, 8), (5, 4)]
+    assert [len(level.blocks) for level in net.up] == [3, 2, 3]
+
+
+@pytest.mark.parametrize(("attention_up", "behind"), [("every", [True, True, True]), ("last", [False, False, True])])
+def test_attention_stands_behind_every_block_of_the_way_up_or_the_last(attention_up: Any, behind: list[bool]) -> None:
+    net = tiny(attention_up=attention_up, blocks_per_level=2)
+    assert [len(step.body.parts) == 2 for step in net.up[1].blocks] == behind
+    assert all(len(block.parts) == 2 for block in net.down[1].blocks)
+
+
+def test_attention_in_mid_can_be_left_out_or_left_plain() -> None:
+    with_it, without, plain = tiny(), tiny(attention_in_mid=False), tiny(mid_attention_norm=False)
     assert (len(with_it.mid.parts), len(without.mid.parts)) == (3, 2)
-    assert without(images(1, 3, 8, 8), 5).shape == (1, 3, 8, 8)
+    assert [isinstance(net.mid.parts[1].norm, torch.nn.Identity) for net in (with_it, plain)] == [False, True]
+    for net in (without, plain):
+        assert net(images(1, 3, 8, 8), 5).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("stem", "width"), [(None, 8), (12, 12), ("first_level", 16)])
+def test_the_stem_has_its_own_width(stem: Any, width: int) -> None:
+    net = tiny(channel_multipliers=(2, 2), stem_channels=stem)
+    assert net.stem.out_channels == width
+    assert net(images(1, 3, 8, 8), 5).shape == (1, 3, 8, 8)
 
 
 def test_far_pixels_reach_each_other_through_attention() -> None:
@@ -217,85 +273,8 @@ def test_far_pixels_reach_each_other_through_attention() -> None:
         assert bool((net(x, 5) - y)[..., -1].abs().max() > 1e-6) == attends
 
 
-def test_saved_and_loaded_is_equal(tmp_path: Path) -> None:
-    net = tiny(num_classes=3, null_class=True, attention=SelfAttention(heads=2))
-    save(Denoiser(net, Schedule.cosine(), "v", clip=(-1, 1)), tmp_path / "w.safetensors")
-    den = load(tmp_path / "w.safetensors")
-    x, labels = images(2, 3, 10, 7), torch.tensor([2, 3])
-    assert den.network.config == net.config
-    assert torch.equal(den.network(x, 55.5, labels), net(x, 55.5, labels))
-
-
-def test_weights_of_a_network_in_half_precision_stay_so(tmp_path: Path) -> None:
-    net = tiny().to(torch.bfloat16)
-    y = net(images(1, 3, 8, 8).bfloat16(), 5)
-    assert y.dtype == torch.bfloat16
-    save(Denoiser(net, Schedule.linear()), tmp_path / "w.safetensors")
-    assert torch.equal(load(tmp_path / "w.safetensors").network(images(1, 3, 8, 8).bfloat16(), 5), y)
-
-
 def test_a_network_made_twice_from_one_config_does_not_share_it() -> None:
     config = tiny_config()
     assert UNet(config).config == UNet(config).config == config
     assert UNet(**dict(config)).config == config
     assert UNet(config, out_channels=6).config.out_channels == 6
-
-
-MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"channel_multipliers": (1, 0, 2)}, "must be at least 1, not 0"),
-    ({"blocks_per_level": (1, 2)}, "names 2 levels but there are 3"),
-    ({"blocks_per_level": 0}, "blocks_per_level must be 1 to 64, not 0"),
-    ({"attention_levels": (3,)}, "attention_levels holds 3 but the levels are 0 to 2"),
-    ({"checkpoint_levels": (-1,)}, "checkpoint_levels holds -1 but the levels are 0 to 2"),
-    ({"block": ResidualBlock(groups=3)}, "8 channels is not divisible by block.groups = 3"),
-    ({"attention": SelfAttention(heads=3)}, "16 channels is not divisible by attention.heads = 3"),
-    ({"attention": SelfAttention(head_channels=5)}, "16 channels is not divisible by attention.head_channels = 5"),
-    ({"null_class": True}, "null_class needs num_classes"),
-    ({"num_classes": 0}, "num_classes"),
-    ({"dims": 4}, "dims"),
-    ({"in_channels": "3"}, "in_channels"),
-    ({"base_chanels": 8}, "base_chanels"),
-    ({"block": {"eps": float("nan")}}, "block.eps"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=[m for _, m in MISTAKES])
-def test_a_contradiction_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message.replace(".", r"\.")):
-        tiny_config(**changes)
-
-
-def test_all_contradictions_are_named_at_once() -> None:
-    with pytest.raises(ValidationError) as caught:
-        tiny_config(blocks_per_level=(1, 2), attention_levels=(7,), null_class=True)
-    assert all(part in str(caught.value) for part in ("names 2 levels", "holds 7", "needs num_classes"))
-
-
-def test_heads_and_head_channels_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="heads or head_channels, not both"):
-        SelfAttention(heads=2, head_channels=8)
-
-
-def test_unknown_presets_are_met_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown preset 'ddpm-cifar'; did you mean 'ddpm-cifar10'"):
-        UNet.from_preset("ddpm-cifar")
-    with pytest.raises(ConfigError, match="'unet-2015' is a 'classic' network, not a 'unet' one"):
-        UNet.from_preset("unet-2015")
-
-
-def test_widths_follow_from_base_and_multipliers() -> None:
-    assert UNetConfig(base_channels=64, channel_multipliers=(1, 3)).widths == (64, 192)
-    assert UNetConfig(channels=(96, 32, 64)).widths == (96, 32, 64)
-    assert all(b == 2 * a for a, b in pairwise(UNetConfig(base_channels=32, channel_multipliers=(1, 2, 4)).widths))
-
-
-def test_double_precision_runs_throughout() -> None:
-    x = images(1, 3, 8, 8)
-    y = tiny().double()(x.double(), 5)
-    assert y.dtype == torch.float64
-    torch.testing.assert_close(y.float(), tiny()(x, 5), rtol=0, atol=1e-5)
-
-
-def test_up_operator_is_named_in_the_config() -> None:
-    assert tiny_config().up == NearestConv()
-    assert tiny_config(up="nearest_conv", down="strided_conv") == tiny_config()

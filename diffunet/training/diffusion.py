@@ -1,0 +1,92 @@
+"""Diffusion as a task of the trainer: noise, a time and a class for each image; an objective; a grid of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffunet.data import Images, Split
+from diffunet.denoiser import Denoiser
+from diffunet.errors import DataError
+from diffunet.objectives import Objective
+from diffunet.schedules import SCHEDULES
+from diffunet.spec import DataInfo, RunConfig, UNetConfig
+from diffunet.training.indexstream import Stream
+from diffunet.training.monitor import HeldOutLoss, preview
+from diffunet.training.task import Task
+
+
+def data_info(split: Split[Images]) -> DataInfo:
+    """What the weights remember of the data."""
+    images = split.train
+    counts = None
+    if images.labels is not None and images.classes is not None:
+        counts = tuple(np.bincount(images.labels, minlength=len(images.classes)).tolist())
+    return DataInfo(shape=images.shape, classes=images.classes, class_counts=counts)
+
+
+class Diffusion(Task[Denoiser]):
+    """Learn to take noise away."""
+
+    next_command: ClassVar[str] = "sample {run} --n 64"
+
+    def __init__(self, config: RunConfig, split: Split[Images]) -> None:
+        self.network_config = cast(UNetConfig, config.model)  # the spec allows no other
+        super().__init__(config, split)
+        self.objective = Objective(config.objective.weight)
+
+    def check(self) -> None:
+        """Hold channels, sides and classes against the model's.
+
+        Raises:
+            DataError: they differ.
+        """
+        config, images, model = self.config, self.split.train, self.network_config
+        if images.shape[0] != model.in_channels:
+            raise DataError(
+                f"data '{config.data.name}' has {images.shape[0]} channels but model.in_channels = "
+                f"{model.in_channels}; set model.in_channels and model.out_channels to {images.shape[0]}, or "
+                "data.channels"
+            )
+        if len(images.shape) - 1 != model.dims:
+            raise DataError(
+                f"data '{config.data.name}' has {len(images.shape) - 1} sides but model.dims = {model.dims}"
+            )
+        classes = len(images.classes) if images.classes else 0
+        if model.num_classes and model.num_classes != classes:
+            raise DataError(
+                f"data '{config.data.name}' has {classes} classes but model.num_classes = {model.num_classes}"
+            )
+
+    def stream(self, network: nn.Module) -> Dataset[dict[str, Any]]:
+        """Image, noise, uniform time draw and label at each position."""
+        config, null_label = self.config, cast(Any, network).null_label
+        dropout = config.objective.class_dropout
+        return Stream(self.split.train, config.train.seed, config.data.flip, dropout, null_label)
+
+    def model(self, network: nn.Module) -> Denoiser:
+        """The denoiser around a network."""
+        process = self.config.process
+        schedule, info = SCHEDULES.build(process.schedule), data_info(self.split)
+        return Denoiser(network, schedule, process.prediction, process.clip, info)
+
+    def loss(self, model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
+        """The objective's mean over the batch."""
+        t = self.objective.times(model, batch["u"])
+        cond = {"class_labels": batch["label"]} if self.network_config.num_classes else {}
+        return self.objective(model, batch["x0"], batch["eps"], t, **cond).mean()
+
+    def held_out(self, device: torch.device) -> Callable[[Denoiser], dict[str, Any]]:
+        """The loss on held-out images, by time."""
+        assert self.split.held_out is not None, "called only where images are held out"
+        return HeldOutLoss(self.split.held_out, self.config, self.objective, device)
+
+    def preview(self, model: Denoiser, path: Path, stopped: Callable[[], bool]) -> bool:
+        """A grid of samples from fixed seeds."""
+        return preview(model, self.config, path, stopped)
