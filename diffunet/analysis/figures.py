@@ -92,6 +92,8 @@ def _map(axes: Any, field: EffectiveField, reach: int) -> None:
         axes.add_patch(
             Rectangle((corner, corner), reach, reach, fill=False, color="white", linestyle=":", linewidth=1.4)
         )
+    axes.set_xlim(extent[0], extent[1])
+    axes.set_ylim(extent[2], extent[3])
     axes.plot([], [], color=PALE, linestyle=":", label=f"by construction {reach} x {reach}")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=1, frameon=False, fontsize=9, labelcolor=INK)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)

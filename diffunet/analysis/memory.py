@@ -10,7 +10,6 @@ import copy
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -130,6 +129,8 @@ def _resident(key: str) -> int:
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
         return 1024 * int(line.split()[1])
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak, in bytes
 
 

@@ -125,7 +125,8 @@ def natural(shape: tuple[int, ...]) -> Tensor:
     frequency = torch.stack(axes).square().sum(dim=0).sqrt().clamp(min=1)
     dims = tuple(range(2, len(shape)))
     x = torch.fft.ifftn(torch.fft.fftn(noise, dim=dims) / frequency, dim=dims).real
-    return (x - x.mean(dim=dims, keepdim=True)) / x.std()
+    x = x - x.mean(dim=dims, keepdim=True)
+    return x / x.std()
 
 
 def shifted(x: Tensor, by: float) -> Tensor:

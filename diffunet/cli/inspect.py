@@ -114,26 +114,37 @@ def locate(target: str, flags: list[str]) -> Found:
         choose("preset", target, PRESETS)
     table, weights, sides = ({"preset": target}, None, None) if target in PRESETS else read(path)
     change = changes.get("model", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{target}: model should be a table of keys, not {type(table).__name__}")
     config = configs.resolve_model(configs.merge(table, change), path.name)
     # a changed network no longer fits its trained weights
     return Found(path.name, config, None if change else weights, sides)
 
 
-def read(path: Path) -> tuple[dict[str, Any], Path | None, tuple[int, ...] | None]:
+def read(path: Path) -> tuple[Any, Path | None, tuple[int, ...] | None]:
     """The model's table in a config, run or weights file, its weights, and the sides of its data if said."""
     trained = path / "weights.safetensors" if path.is_dir() else path
     if trained.suffix == ".safetensors" and trained.exists():
         from diffunet import weights
 
         description, _, _ = weights.described(trained)
-        shape = (description.get("data") or {}).get("shape")
-        return description["network"], trained, tuple(shape[1:]) if shape else None
+        return description.get("network"), trained, numbers(within(description, "data", "shape"))[1:] or None
     if path.is_dir() and not (path / "config.json").exists():
         raise CheckpointError(f"{path} is not a run folder: it holds no config.json")
     table = configs.read(path / "config.json" if path.is_dir() else path)
-    size = table.get("data", {}).get("size")
-    sides = (size,) if isinstance(size, int) else size
-    return table.get("model", {}), None, tuple(sides) if sides else None
+    return table.get("model", {}), None, numbers(within(table, "data", "size")) or None
+
+
+def within(table: dict[str, Any], section: str, key: str) -> Any:
+    """What a table holds at section.key, or None."""
+    inner = table.get(section)
+    return inner.get(key) if isinstance(inner, dict) else None
+
+
+def numbers(value: Any) -> tuple[int, ...]:
+    """A number or a list of numbers as a tuple; nothing where it is neither."""
+    items = value if isinstance(value, list) else [value]
+    return tuple(items) if all(type(item) is int for item in items) else ()
 
 
 def sides_of(size: str | None, found: Found) -> tuple[int, ...]:

@@ -173,8 +173,9 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> str:
 def read_ours(path: Path, told: Told) -> Source:
     """Weights of diffunet; of a segmentation run the network alone."""
     if weights.described(path)[0].get("task") == "segment":
-        network = weights.load_segmenter(path).network
-        return Source(network, None, probe.runner(network), f"{path} is a segmentation network, which has no process")
+        segmenter = weights.load_segmenter(path)
+        unsaid, runs = f"{path} is a segmentation network, which has no process", probe.runner(segmenter.network)
+        return Source(segmenter.network, None, runs, unsaid, said=weights.describe_segmenter(segmenter))
     den = sized(weights.load(path), told.size)
     return Source(den.network, den, probe.runner(den.network))
 
@@ -194,13 +195,15 @@ def from_state(kind: StateFormat, state: Mapping[str, Tensor], told: Told) -> So
         check_preset(network.config, told)
     assumed = flat(copied(network.config, (*getattr(kind.module, "ASSUMED", ()), "block.dropout")))
     assumed = {f"model.{key}": value for key, value in assumed.items() if key not in flat(told.model)}
-    if kind.process is None and "schedule" not in told.process:
+    schedule = told.process.get("schedule", {})
+    named = isinstance(schedule, str) or "kind" in schedule
+    if kind.process is None and not named:
         unsaid = (
             "the weights do not show the noise that they were trained on: give --process.schedule linear or cosine "
             "(their --noise_schedule), with --process.schedule.T where it is not 1000 (--diffusion_steps); or --preset"
         )
         return Source(network, None, probe.runner(network), unsaid, assumed)
-    if network.config.divide_by_time and "schedule" not in told.process:
+    if network.config.divide_by_time and not named:
         unsaid = (
             "no schedule here tells a network sigma itself, as this one was trained (VE SDE): only the network can be "
             f"converted, to a program or to the names of {kind.module.PROJECT}"
@@ -209,9 +212,8 @@ def from_state(kind: StateFormat, state: Mapping[str, Tensor], told: Told) -> So
     usual = dict(kind.process or {})
     table = configs.merge(ProcessConfig().model_dump(mode="json"), configs.merge(usual, told.process))
     process = explained(ProcessConfig, table, "process")
-    schedule = SCHEDULES.build(process.schedule)
     side = told.size or (kind.module.image_size(state) if hasattr(kind.module, "image_size") else None)
-    den = Denoiser(network, schedule, process.prediction, process.clip).eval()
+    den = Denoiser(network, SCHEDULES.build(process.schedule), process.prediction, process.clip).eval()
     assumed |= {f"process.{key}": value for key, value in flat(usual).items() if key.split(".")[0] not in told.process}
     return Source(network, sized(den, side), probe.runner(network), assumed=assumed)
 

@@ -66,7 +66,8 @@ def essence(config: UNetConfig) -> dict[str, Any]:
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     unsaid = UNSAID | ({"time.scale"} if config.time.kind == "fourier" else set())  # of frequencies that are drawn
     unsaid |= {name for name in flat if name.startswith("class_embedding.") and config.num_classes is None}
-    said = {name: value for name, value in flat.items() if name not in unsaid}
+    restated = ("attention.", "down.", "up.")
+    said = {name: value for name, value in flat.items() if name not in unsaid and not name.startswith(restated)}
     widths, levels = config.widths, range(len(config.widths))
     attended = sorted({*config.attention_levels, *([levels[-1]] if config.attention_in_mid else [])})
     joined = sorted({config.stem_width, *widths, *(a + b for a in widths for b in (config.stem_width, *widths))})
@@ -82,7 +83,7 @@ def essence(config: UNetConfig) -> dict[str, Any]:
         "blocks_per_level": config.depths,
         "block.groups": {width: config.block.groups_of(width) for width in joined},
         "attention": kinds,
-        "attention.heads": dict(zip([widths[i] for i in attended], counts, strict=True)),
+        "attention.heads": dict(zip(attended, counts, strict=True)),
         "down": [plain(config.down_at(i)) for i in levels[:-1]],
         "up": [plain(config.up_at(i)) for i in levels[:-1]],
         "num_classes": (config.num_classes or 0) + (config.null_class and config.class_embedding.kind == "table"),

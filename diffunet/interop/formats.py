@@ -35,6 +35,7 @@ class Source:
         unsaid: in that case, how to say it.
         runs: the source as its own project runs it, for comparison.
         assumed: keys that the tensors do not show and the user did not say, with the project's usual value.
+        said: what a source without a denoiser says of itself.
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class Source:
     runs: probe.Runner
     unsaid: str = ""
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     def whole(self) -> Denoiser:
         """The denoiser.
@@ -60,9 +62,9 @@ class Source:
 
     def description(self) -> dict[str, Any]:
         """What a program's file says of itself."""
-        if self.denoiser:
-            return weights.describe(self.denoiser)
-        return {"network": self.network.config.model_dump(mode="json")}  # type: ignore[union-attr, operator]
+        config: Any = self.network.config
+        own = {"network": config.model_dump(mode="json"), **self.said}
+        return weights.describe(self.denoiser) if self.denoiser else own
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ class Format:
         write: makes the file or folder.
         opens: runs what was written, the way its project does.
         uses: what else the user may say for it.
-        whole: it needs the process, not the network alone.
     """
 
     about: str
@@ -83,7 +84,6 @@ class Format:
     write: Callable[[Source, Path, Told], None]
     opens: Callable[[Path, Source, Told], probe.Runner]
     uses: tuple[str, ...] = ()
-    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ def read_state(path: Path, which: str | None) -> tuple[str, dict[str, Tensor]]:
     """A state dict from safetensors, or from a pickle in another process, and which of the file's it is."""
     if path.suffix in pickles.SUFFIXES:
         return pickles.choose(pickles.states(path), which, path)
+    if which is not None:
+        raise ConfigError(f"--state {which}: {path} holds one set of weights")
     return "", pickles.without_prefix(weights.read_tensors(path)[0])
 
 
@@ -207,8 +209,8 @@ STATES: Table[StateFormat] = Table(
 FORMATS: Table[Format] = Table(
     "format",
     {
-        "diffunet": Format("weights of diffunet", (".safetensors",), write_ours, open_ours, whole=True),
-        "diffusers": Format("a pipeline folder of diffusers", (), write_folder, open_folder, whole=True),
+        "diffunet": Format("weights of diffunet", (".safetensors",), write_ours, open_ours),
+        "diffusers": Format("a pipeline folder of diffusers", (), write_folder, open_folder),
         **{name: state(kind) for name, kind in STATES.items()},
         "onnx": program(onnx, "an ONNX file", ".onnx"),
         "pt2": program(torch_export, "a program of torch.export", ".pt2"),

@@ -140,8 +140,9 @@ def _part(tensor: Tensor, name: str, shape: tuple[int, ...], names: Names) -> Te
     """A tensor of theirs in our shape, from which it may differ by sides of 1 behind, or by being turned."""
     turned = len(shape) > 1 and bool(re.search(names.transposed, name))
     found = tuple(tensor.shape[::-1] if turned else tensor.shape)
-    if _core(found) != _core(shape):
-        raise CheckpointError(f"{name} has the shape {tuple(tensor.shape)}, which does not fit {shape} here")
+    if _core(found) != _core(shape) or not tensor.is_floating_point():
+        kind = f"{tuple(tensor.shape)} of {tensor.dtype}"
+        raise CheckpointError(f"{name} has the shape {kind}, which does not fit {shape} of floating point here")
     return (tensor.T if turned else tensor).float().reshape(shape)
 
 

@@ -22,10 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from diffunet.errors import CheckpointError, ConfigError, StorageError, UnsafeError
-from diffunet.interop import unpickle
 from diffunet.weights import read_tensors
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+READER = Path(__file__).with_name("unpickle.py")
 MAX_MEMBERS = 100_000
 SECONDS, BYTES_PER_SECOND = 60, 20 * 2**20  # a reader's time: at least, and for a large file
 MEMORY = 2**29  # beside the tensors
@@ -100,7 +100,7 @@ def states(path: Path) -> dict[str, dict[str, Tensor]]:
 
 def _answer(path: Path, target: Path, budget: int, memory: int, seconds: int) -> dict[str, Any]:
     """What the reader says; where it was stopped, why."""
-    program = [sys.executable, "-P", unpickle.__file__, path.absolute(), target, budget, memory, seconds]
+    program = [sys.executable, "-P", READER, path.absolute(), target, budget, memory, seconds]
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     try:
         run = subprocess.run(
@@ -159,7 +159,7 @@ def choose(found: Mapping[str, dict[str, Tensor]], wanted: str | None, path: Pat
         raise CheckpointError(f"{path} holds no tensors")
     if len(pool) != 1:
         what = f"no weights '{wanted}'" if wanted and not pool else f"{len(pool)} sets of weights"
-        raise ConfigError(f"{path} holds {what}; say which by --state: {', '.join(n or 'top' for n in found)}")
+        raise ConfigError(f"{path} holds {what}; say which by --state: {', '.join(list(found)[:10])}")
     ((name, state),) = pool.items()
     if all(key.isdecimal() for key in state):
         state = _named(state, raw, path)

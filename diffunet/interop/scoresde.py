@@ -88,25 +88,27 @@ def names(config: spec.UNetConfig) -> Names:
 
 def kinds(state: State) -> list[str]:
     """What each of their modules is."""
-    modules: list[str] = []
-    for number in range(max(state.numbers(r"all_modules\.(\d+)\."), default=0) + 1):
-        parts = {name.split(".")[2] for name in state if name.startswith(f"all_modules.{number}.")}
-        conv = next(
-            (state[f"all_modules.{number}.{part}.weight"] for part in ("Conv2d_0", "Conv_0") if part in parts), None
-        )
-        if "GroupNorm_1" in parts:
-            halves = "Conv_2" in parts and conv is not None and conv.shape[:1] == conv.shape[1:2]
-            modules.append("operator" if halves else "block")
-        elif "NIN_3" in parts:
-            modules.append("attention")
-        elif conv is not None:
-            modules.append("combine" if conv.shape[-1] == 1 else "conv")
-        else:
-            shape = state[f"all_modules.{number}.weight"].shape if "weight" in parts else ()
-            modules.append(
-                {0: "empty", 1: "norm", 2: "linear"}.get(len(shape), "end") if "W" not in parts else "fourier"
-            )
-    return modules
+    parts: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if match := re.match(r"all_modules\.(\d{1,5})\.(\w+)", name):
+            module = parts.setdefault(int(match[1]), {})
+            module[match[2]] = value if name.endswith(".weight") else module.get(match[2], value)
+    numbers = state.numbers(r"all_modules\.(\d+)\.")
+    return [kind(parts.get(number, {})) for number in range(max(numbers, default=0) + 1)]
+
+
+def kind(parts: Mapping[str, Tensor]) -> str:
+    """What a module with these weights is."""
+    conv = parts.get("Conv2d_0", parts.get("Conv_0"))
+    if "GroupNorm_1" in parts:
+        halves = "Conv_2" in parts and conv is not None and conv.shape[:1] == conv.shape[1:2]
+        return "operator" if halves else "block"
+    if "NIN_3" in parts or "W" in parts:
+        return "attention" if "NIN_3" in parts else "fourier"
+    if conv is not None:
+        return "combine" if conv.shape[-1:] == (1,) else "conv"
+    sides = parts["weight"].ndim if "weight" in parts else 0
+    return {0: "empty", 1: "norm", 2: "linear"}.get(sides, "end")
 
 
 def detect(state: State) -> dict[str, Any]:
@@ -117,13 +119,14 @@ def detect(state: State) -> dict[str, Any]:
     operators = [i for i, kind in enumerate(modules) if kind in (("operator",) if biggan else ("conv", "empty"))]
     depth = sum(i < operators[0] for i in blocks) if operators else (len(blocks) - 3) // 2
     levels = len(operators) // 2 + 1
-    if "fourier" in modules[1:] or "end" not in modules or depth < 1 or len(blocks) < levels * depth:
+    first = modules[: modules.index("end")] if "end" in modules else []
+    if first not in (["linear"] * 2, ["fourier", *["linear"] * 2]) or depth < 1 or len(blocks) < levels * depth:
         raise CheckpointError(f"the weights are of no {PROJECT} network: its modules are not in their order")
     firsts = [blocks[level * depth] for level in range(levels)]
     widths = [state.size(f"all_modules.{i}.Conv_0.weight") for i in firsts]
-    stem, fourier = modules.index("end"), "fourier" in modules
+    stem, fourier = len(first), "fourier" in first
     base, image = state.size(f"all_modules.{stem}.weight"), state.size(f"all_modules.{stem}.weight", 1)
-    features = state.size(f"all_modules.{modules.index('linear')}.weight", 1) // base
+    features = state.size(f"all_modules.{stem - 2}.weight", 1) // base
     joined = modules[operators[0] + 1] if biggan else ""
     taps = 4 if fourier or any(".Conv2d_0." in name for name in state) else 2
     pools = "empty" in modules

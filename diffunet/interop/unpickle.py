@@ -28,7 +28,10 @@ MAX_ITEMS = 20_000  # of one container, and of all
 FORBIDDEN = ("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.", "socket.", "subprocess.")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 NOT_WEIGHTS = r"Unsupported operand \d+|Can only [^.\n]+|Only persistent_load[^.\n]+|unsupported persistent id"
-KINDS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8})
+KINDS = frozenset(
+    getattr(torch, name)
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+)
 
 
 class Refused(Exception):

@@ -11,12 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from diffunet import load, save
+from diffunet import ClassicUNet, load, save
 from diffunet.cli import main
 from diffunet.cli.convert import To
 from diffunet.interop import probe
 from diffunet.interop.formats import FORMATS
 from diffunet.interop.released import RELEASED, Told
+from diffunet.segmenter import Segmenter
+from diffunet.spec import SegmentInfo
 from diffunet.zoo import PRESETS
 from tests import tiny
 from tests.interop.parity import case, same
@@ -136,12 +138,27 @@ def test_a_network_becomes_an_onnx_file(folder: Path, capsys: pytest.CaptureFixt
     assert "cannot be converted back; convert its source" in message
 
 
+def test_a_segmentation_network_becomes_a_program_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = SegmentInfo(channels=1, classes=("cell", "border"), values=(0, 1))
+    for padding in ("same", "valid"):
+        net = ClassicUNet(base_channels=2, levels=2, padding=padding)
+        save(Segmenter(net.eval(), info), f"{padding}.safetensors")
+    said = convert("same.safetensors", "same.pt2", "--to", "pt2", capsys=capsys)
+    assert said["supported"] == "every batch; sides that are multiples of 2, at least 4"
+    torch.export.load("same.pt2", extra_files=(extra := {"diffunet.json": ""}))
+    assert json.loads(extra["diffunet.json"])["task"] == "segment"
+    message = refused("valid.safetensors", "valid.pt2", "--to", "pt2", code=2, capsys=capsys)
+    assert "padding = 'valid'" in message
+    assert "no process" in refused("same.safetensors", "hub", "--to", "diffusers", code=2, capsys=capsys)
+
+
 def test_what_the_tensors_do_not_show_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(ADM, "theirs.safetensors")
     start = ("theirs.safetensors", "ours.safetensors", "--to", "diffunet")
     assert "--heads" in refused(*start, code=2, capsys=capsys)
     assert "--attention-order" in refused(*start, "--heads", "4", code=2, capsys=capsys)
-    assert "--process.schedule linear or cosine" in refused(*start, *HEADS, code=2, capsys=capsys)
+    for steps in ((), ("--process.schedule.T", "4000")):
+        assert "--process.schedule linear or cosine" in refused(*start, *HEADS, *steps, code=2, capsys=capsys)
     message = refused(*start, "--preset", "adm-64", code=2, capsys=capsys)
     assert "not the weights of preset 'adm-64' (12 differences): base_channels is 32, not 192" in message
     # the network alone needs no process

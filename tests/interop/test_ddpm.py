@@ -40,7 +40,7 @@ def test_dropout_is_said_not_seen() -> None:
     ("changes", "named"),
     [
         ({"down": StridedConv()}, "down = .*symmetric"),
-        ({"attention": SelfAttention(heads=4)}, r"attention.heads = {64: 4}"),
+        ({"attention": SelfAttention(heads=4)}, r"attention.heads = {1: 4}"),
         ({"time": SinusoidalTime(order="cos_sin")}, "time.order = cos_sin"),
         ({"num_classes": 3}, r"\(num_classes\)"),
         ({"stem_channels": 64}, "base_channels = 32"),

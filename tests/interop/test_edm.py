@@ -88,7 +88,7 @@ def test_what_they_have_not_is_refused_by_name() -> None:
         edm2.to_state(plain, 32)
     song = edm.from_state(case("edm-ddpmpp-labels").state)
     with pytest.raises(ConfigError, match="attention_up = every"):
-        edm.to_state(UNet(**dict(song.config) | {"attention_up": "every", "attention_levels": ()}), 32)
+        edm.to_state(UNet(**dict(song.config) | {"attention_up": "every"}), 32)
 
 
 def test_sides_that_do_not_halve_are_refused() -> None:

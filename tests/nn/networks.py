@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, TypeVar
 
 import torch
@@ -17,12 +17,12 @@ M = TypeVar("M", bound=nn.Module)
 CONV: dict[int, Any] = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}
 
 
-def perturbed(module: M, seed: int = 0) -> M:
-    """Add seeded noise of 0.1 to every parameter; less to wide ones, so that nothing grows on its way through them."""
+def perturbed(module: M, seed: int = 0, gain: float = inf) -> M:
+    """Add seeded noise of 0.1 to every parameter, or of gain / sqrt(inputs) where that is less."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            size = min(0.1, 0.5 / sqrt(parameter[0].numel() if parameter.ndim else 1))
+            size = min(0.1, gain / sqrt(parameter[0].numel() if parameter.ndim else 1))
             parameter.add_(size * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
     return module
 

@@ -93,10 +93,10 @@ every_case = pytest.mark.parametrize("case", CASES, ids=name_of)
 
 
 def network(case: Case) -> UNet:
-    """The case's network; no weight is zero."""
+    """The case's network; no weight is zero, and none so large that values grow from layer to layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return perturbed(UNet(**BASE | case))
+        return perturbed(UNet(**BASE | case), gain=0.5)
 
 
 def told(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +159,7 @@ def test_any_size_keeps_its_shape_and_reaches_every_parameter(case: Case) -> Non
     gradients = {name: p.grad for name, p in net.named_parameters() if not (normed and name.endswith(".bias"))}
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
     # in float64 what is zero but for rounding is far below this, and what is not is far above
-    assert [name for name, gradient in gradients.items() if gradient.abs().max() < 1e-9] == []
+    assert [name for name, gradient in gradients.items() if gradient.abs().max() < 1e-11] == []
 
 
 @every_case
