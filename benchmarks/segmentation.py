@@ -167,9 +167,9 @@ def page(trained: dict[str, Trained], scores: dict[str, dict[str, Any]], minutes
             "Means over the 10 held-out slices +- standard errors; each slice is segmented whole, tile by tile, by the "
             f"averaged weights. Least pixel error: {best}; the last column is how much larger it is for the others, "
             "slice by slice, so that a slice that is hard for all does not count. The error bars are of the choice of "
-            "slices only: each network was trained once, and the slices are neighbours in one stack of tissue. The strength of the "
-            "border weights (w0 = 2 in place of the paper's 10) was chosen in trials of two minutes that looked at the "
-            "same held-out slices; nothing was chosen by the figures here.",
+            "slices only: each network was trained once, and the slices are neighbours in one stack of tissue. The "
+            "strength of the border weights (w0 = 2 in place of the paper's 10) was chosen in trials of two minutes "
+            "that looked at the same held-out slices; nothing was chosen by the figures here.",
             "",
             *table(cost),
             "",

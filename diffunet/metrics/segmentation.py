@@ -109,9 +109,7 @@ class Scores:
             lines.append(f"{name:<{width}}  {row['dice']!s:<18}  {row['iou']!s:<18}  {row['dice'].images} of {many}")
         lines.append(f"{'pixel error':<{width}}  {self.pixel_error()!s:<18}  {'':<18}  {many} of {many}")
         if many > 1:
-            lines.append(
-                "+- standard error over images; a class counts where the label or the mask has it"
-            )
+            lines.append("+- standard error over images; a class counts where the label or the mask has it")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
