@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from diffunet.nn import ClassicUNet, UNet, presets
     from diffunet.objectives import Objective
     from diffunet.schedules import Schedule
+    from diffunet.segmenter import Segmenter
     from diffunet.spec import ClassicUNetConfig, UNetConfig
-    from diffunet.weights import load, save
+    from diffunet.weights import load, load_segmenter, save
 
 __version__ = "0.1.0"
 
@@ -25,10 +26,12 @@ _HOMES = {
     "Denoiser": "denoiser",
     "Objective": "objectives",
     "Schedule": "schedules",
+    "Segmenter": "segmenter",
     "UNet": "nn",
     "UNetConfig": "spec",
     "generate": "generation",
     "load": "weights",
+    "load_segmenter": "weights",
     "presets": "nn",
     "save": "weights",
 }
@@ -38,10 +41,12 @@ __all__ = [
     "Denoiser",
     "Objective",
     "Schedule",
+    "Segmenter",
     "UNet",
     "UNetConfig",
     "generate",
     "load",
+    "load_segmenter",
     "presets",
     "save",
 ]

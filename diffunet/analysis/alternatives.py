@@ -18,7 +18,7 @@ import torch
 from diffunet.analysis.cost import summarize
 from diffunet.analysis.memory import Memory, estimate
 from diffunet.analysis.receptive import receptive_field
-from diffunet.analysis.trace import inputs
+from diffunet.analysis.weightless import inputs
 from diffunet.nn import NETWORKS
 from diffunet.spec import DilatedBlock, NetworkConfig, NoResample, ResidualBlock, UNetConfig
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from diffunet.analysis.parts import Part
-from diffunet.analysis.trace import ROLES, Shape, Trace, inputs, weightless
+from diffunet.analysis.trace import ROLES, Shape, Trace
+from diffunet.analysis.weightless import inputs, weightless
 from diffunet.spec import BottleneckSkip, ConcatSkip, NetworkConfig
 
 

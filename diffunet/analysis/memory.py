@@ -20,7 +20,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from diffunet.analysis.trace import Trace, inputs, nbytes, weightless
+from diffunet.analysis.trace import Trace, nbytes
+from diffunet.analysis.weightless import inputs, weightless
 from diffunet.errors import MemoryLimitError
 from diffunet.nn import NETWORKS
 from diffunet.spec import NetworkConfig, UNetConfig

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffunet.analysis.parts import Part, parts_of
-from diffunet.analysis.trace import inputs
+from diffunet.analysis.weightless import inputs
 from diffunet.nn import NETWORKS
 from diffunet.spec import NetworkConfig
 

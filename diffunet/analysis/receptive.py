@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from diffunet.analysis.parts import Part, parts_of
-from diffunet.analysis.trace import inputs
+from diffunet.analysis.weightless import inputs
 from diffunet.nn import ATTENTIONS, NETWORKS
 from diffunet.spec import NetworkConfig
 

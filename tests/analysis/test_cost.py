@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffunet.analysis.cost import Cost, Summary, bottleneck, summarize
 from diffunet.analysis.parts import parts_of
-from diffunet.analysis.trace import ROLES, Trace, inputs, weightless
+from diffunet.analysis.trace import ROLES, Trace
+from diffunet.analysis.weightless import inputs, weightless
 from diffunet.nn import NETWORKS, PRESETS
 from diffunet.spec import NetworkConfig
 from tests.analysis.networks import CONFIGS, classic, every_config, sides_of, unet

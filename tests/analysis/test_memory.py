@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from diffunet.analysis.memory import Memory, estimate, forward, measure
-from diffunet.analysis.trace import inputs
+from diffunet.analysis.weightless import inputs
 from diffunet.errors import MemoryLimitError
 from diffunet.nn import NETWORKS, PRESETS
 from diffunet.spec import NetworkConfig

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffunet.analysis.receptive import ReceptiveField, receptive_field, thin
-from diffunet.analysis.trace import inputs
+from diffunet.analysis.weightless import inputs
 from diffunet.nn import ATTENTIONS, NETWORKS, PRESETS
 from diffunet.spec import NetworkConfig
 from tests.analysis.networks import classic, unet
