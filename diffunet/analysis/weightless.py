@@ -47,11 +47,21 @@ def _fused(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the first values of weights, which a tensor without memory has no use for and torch is slow to skip."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def weightless(config: NetworkConfig) -> Iterator[nn.Module]:
     """The network of a config on the meta device; what runs inside has shapes and no values."""
     with torch.device("meta"):
-        net: nn.Module = NETWORKS.build(config)
+        with _Unfilled():
+            net: nn.Module = NETWORKS.build(config)
         for module in net.modules():
             if isinstance(module, tuple(ATTENTIONS.values())):
                 module.forward = _fused(module.forward)
