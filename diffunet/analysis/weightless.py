@@ -48,7 +48,7 @@ def _fused(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out the first values of weights, which a tensor without memory has no use for and torch is slow to skip."""
+    """Leaves out the first values of weights, which a tensor without memory cannot hold and torch is slow to skip."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
