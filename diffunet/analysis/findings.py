@@ -95,15 +95,13 @@ def measured(subject: Subject, summary: Summary) -> Section:
     batch, sides = subject.batch, subject.probe.sides
     rows, values = [], []
     for name, config in _checkpointings(subject).items():
-        expected = estimate(config, batch, sides)
-        for task in ("training", "inference") if name == "as configured" else ("training",):
-            guess, found = getattr(expected, task), measure(config, batch, sides, training=task == "training")
-            error = 100 * (guess / found - 1)
+        expected = as_json(estimate(config, batch, sides))
+        for task, found in measure(config, batch, sides).items():
+            guess, error = expected[task], 100 * (expected[task] / found - 1)
             rows.append([f"{task}, {name}", mega(guess), mega(found), f"{error:+.1f}"])
-            values.append(
-                {"task": task, "network": name, "estimated": guess, "measured": found, "error_percent": error}
-            )
-    held = measure(subject.probe.config, batch, sides, keeps=True)
+            values.append({"task": task, "network": name, "estimated": guess, "measured": found})
+            values[-1]["error_percent"] = error
+    held = measure(subject.probe.config, batch, sides, keeps=True)["training"]
     text = table(["measured memory (MB)", "estimated", "measured", "error %"], rows)
     text += f"\n  a process whose malloc keeps what is freed, as it does by default, shows {mega(held)} for training"
     return Section(text, {"peaks": values, "training_with_kept_blocks": held})

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,31 +97,30 @@ def forward(net: nn.Module, told: dict[str, Any]) -> Tensor:
 # --- measured --------------------------------------------------------------------------------------------------------
 
 
-def measure(
-    config: NetworkConfig, batch: int, sides: tuple[int, ...], *, training: bool = True, keeps: bool = False
-) -> int:
-    """Peak bytes of a few training steps, or inferences, in a fresh process, over what an idle process has.
+def measure(config: NetworkConfig, batch: int, sides: tuple[int, ...], keeps: bool = False) -> dict[str, int]:
+    """Peak bytes of an `inference` and of `training` in a fresh process, over what it has when idle.
 
     Args:
+        config, batch, sides: as for `estimate`.
         keeps: let malloc keep what is freed, as it does unless told otherwise; else what is freed goes back to the
             system at once, and the peak is what was alive.
 
     Raises:
         MemoryLimitError: the process was killed, or could not allocate.
     """
-    task = {"config": config.model_dump(mode="json"), "batch": batch, "sides": sides, "training": training}
-    environment = os.environ | ({} if keeps else {"MALLOC_MMAP_THRESHOLD_": "131072"})
+    task = {"config": config.model_dump(mode="json"), "batch": batch, "sides": sides}
     run = subprocess.run(
         [sys.executable, "-m", "diffunet.analysis.memory"],
         input=json.dumps(task),
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | ({} if keeps else {"MALLOC_MMAP_THRESHOLD_": "131072"}),
     )
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"])[-1]
         raise MemoryLimitError(f"the measured process failed ({last}); measure a smaller --size or --batch-size")
-    return int(json.loads(run.stdout)["peak"])
+    peaks: dict[str, int] = json.loads(run.stdout)
+    return peaks
 
 
 def _resident(key: str) -> int:
@@ -135,15 +135,20 @@ def _resident(key: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak, in bytes
 
 
-def _run(config: NetworkConfig, batch: int, sides: tuple[int, ...], training: bool) -> None:
+def _made(config: NetworkConfig, batch: int, sides: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        net: nn.Module = NETWORKS.build(config)
-        told = inputs(config, batch, sides)
-    if not training:
-        with torch.no_grad():
-            for _ in range(STEPS):
-                net.eval()(**told)
-        return
+        return NETWORKS.build(config), inputs(config, batch, sides)
+
+
+@torch.no_grad()
+def _infer(config: NetworkConfig, batch: int, sides: tuple[int, ...]) -> None:
+    net, told = _made(config, batch, sides)
+    for _ in range(STEPS):
+        net.eval()(**told)
+
+
+def _train(config: NetworkConfig, batch: int, sides: tuple[int, ...]) -> None:
+    net, told = _made(config, batch, sides)
     average = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     for _ in range(STEPS):
@@ -153,19 +158,27 @@ def _run(config: NetworkConfig, batch: int, sides: tuple[int, ...], training: bo
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in net.parameters()], 0.1)
 
 
+def _peak(task: Callable[..., None], *arguments: Any) -> int:
+    """What a task adds to this process at most."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif STATUS.exists():
+        (STATUS.parent / "clear_refs").write_text("5")  # the peak starts anew
+    idle = _resident("VmRSS")
+    task(*arguments)
+    return max(1, _resident("VmHWM") - idle)
+
+
 def _main() -> None:
-    """Read a task from stdin, write its peak to stdout."""
+    """Read a network from stdin, write its peaks to stdout."""
     task = json.load(sys.stdin)
     config: NetworkConfig = TypeAdapter(NetworkConfig).validate_python(task["config"])
     # code is loaded when it first runs; that belongs to the idle process
     small = UNetConfig(dims=config.dims, base_channels=32, channel_multipliers=(1, 1), blocks_per_level=1)
-    _run(small, 1, (8,) * config.dims, True)
-    gc.collect()
-    if STATUS.exists():
-        (STATUS.parent / "clear_refs").write_text("5")  # the peak starts anew
-    idle = _resident("VmRSS")
-    _run(config, task["batch"], tuple(task["sides"]), task["training"])
-    json.dump({"peak": max(1, _resident("VmHWM") - idle)}, sys.stdout)
+    _train(small, 1, (8,) * config.dims)
+    place = (config, task["batch"], tuple(task["sides"]))
+    json.dump({"inference": _peak(_infer, *place), "training": _peak(_train, *place)}, sys.stdout)
 
 
 def as_json(memory: Memory) -> dict[str, int]:

@@ -197,6 +197,8 @@ class UNetConfig(Spec):
 
     def _condition_contradictions(self) -> list[str]:
         bad, needs = [], f"needs a time embedding with an MLP, which time = '{self.time.kind}' has not"
+        if self.checkpoint_levels and self.block.norm == "batch":
+            bad.append("checkpoint_levels with block.norm = 'batch' would count each batch twice; use norm = 'group'")
         if self.null_class and self.num_classes is None:
             bad.append("null_class needs num_classes")
         if not self.time.mlp and self.vector_channels:

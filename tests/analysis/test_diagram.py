@@ -16,8 +16,7 @@ from diffunet.analysis.figures import draw_field, new_figure, write_figure
 from diffunet.analysis.probes import Probe, effective_field
 from diffunet.errors import UserError
 from diffunet.nn import PRESETS
-from diffunet.spec import NetworkConfig
-from tests.analysis.networks import CONFIGS, every_config, sides_of, unet
+from tests.analysis.networks import CONFIGS, sides_of, unet
 
 NOTES = {"down": "down: max pool", "skip": "skip: concat"}
 
@@ -27,8 +26,9 @@ def texts(figure: Any) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-@every_config
-def test_a_drawing_holds_every_level_once_on_each_way(config: NetworkConfig) -> None:
+@pytest.mark.parametrize("name", ["1d", "2d", "3d", "classic-2d", "uneven", "one-level", "dilated-flat", "up-in_block"])
+def test_a_drawing_holds_every_level_once_on_each_way(name: str) -> None:
+    config = CONFIGS[name]
     summary = summarize(config, 1, sides_of(config))
     layout = Layout(summary)
     groups = [*layout.down, *layout.up, layout.bottom]
@@ -68,7 +68,7 @@ def test_the_same_drawing_is_the_same_file(suffix: str, tmp_path: Path) -> None:
         with Image.open(files[0]) as image:
             picture = np.asarray(image.convert("RGB"))
         assert picture.shape[0] > 400
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+        assert picture.std() > 20
 
 
 @pytest.mark.parametrize("name", ["1d", "2d", "3d"])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from diffunet.analysis.memory import Memory, estimate, forward, measure
+from diffunet.analysis.memory import as_json, estimate, forward, measure
 from diffunet.analysis.weightless import inputs
 from diffunet.errors import MemoryLimitError
-from diffunet.nn import NETWORKS, PRESETS
-from diffunet.spec import NetworkConfig
-from tests.analysis.networks import CONFIGS, every_config, sides_of, unet
+from diffunet.nn import NETWORKS
+from tests.analysis.networks import CONFIGS, sides_of, unet
 
 
-@every_config
-def test_an_estimate_adds_up(config: NetworkConfig) -> None:
+@pytest.mark.parametrize(
+    "name", ["2d", "1d", "3d", "classic-2d", "told-much", "pyramids", "block-magnitude_preserving"]
+)
+def test_an_estimate_adds_up(name: str) -> None:
+    config = CONFIGS[name]
     found = estimate(config, 2, sides_of(config))
     weights = 4 * sum(p.numel() for p in NETWORKS.build(config).parameters())
     assert (found.weights, found.average, found.moments) == (weights, weights, 2 * weights)
@@ -40,12 +42,12 @@ def test_recomputed_levels_keep_less(name: str) -> None:
     assert less.inference == plain.inference
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_estimate_is_near_the_measured_peak(training: bool) -> None:
-    config = PRESETS["small"].model_copy(update={"channel_multipliers": (1, 2), "attention_levels": (1,)})
-    found: Memory = estimate(config, 6, (48, 48))
-    peak = measure(config, 6, (48, 48), training=training)
-    assert (found.training if training else found.inference) == pytest.approx(peak, rel=0.15)
+def test_the_estimate_is_near_the_measured_peak() -> None:
+    """Hundreds of megabytes of activations, so that what any process has besides does not count."""
+    config = unet(base_channels=32, channel_multipliers=(1,), attention_levels=(), attention_in_mid=False)
+    found, peaks = as_json(estimate(config, 1, (320, 320))), measure(config, 1, (320, 320))
+    assert found["training"] > 2e8
+    assert {task: found[task] for task in peaks} == pytest.approx(peaks, rel=0.15)
 
 
 def test_a_process_that_fails_is_reported() -> None:

@@ -22,7 +22,7 @@ from diffunet.analysis.probes import (
 )
 from diffunet.analysis.receptive import receptive_field
 from diffunet.spec import NetworkConfig
-from tests.analysis.networks import CONFIGS, classic, every_config, sides_of, unet
+from tests.analysis.networks import CONFIGS, classic, sides_of, unet
 from tests.families import PARTS
 
 
@@ -133,8 +133,9 @@ def test_of_valid_convolutions_what_came_round_is_left_out() -> None:
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
-@every_config
-def test_every_part_gets_a_gradient(config: NetworkConfig) -> None:
+@pytest.mark.parametrize("name", ["2d", "1d", "classic-2d", "told-much", "pyramids", "block-magnitude_preserving"])
+def test_every_part_gets_a_gradient(name: str) -> None:
+    config = CONFIGS[name]
     found = gradients(Probe(config, sides_of(config)))
     net = opened(config, 0)
     assert found
@@ -152,7 +153,7 @@ def test_every_part_gets_a_gradient(config: NetworkConfig) -> None:
 # --- alternatives ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["2d", "1d", "classic", "attention-self", "block-magnitude_preserving", "told-much"])
+@pytest.mark.parametrize("name", ["1d", "classic", "told-much"])
 def test_rivals_multiply_as_much_and_keep_the_resolution(name: str) -> None:
     config = (CONFIGS | {"classic": classic(base_channels=16)})[name]
     own, *others = rivals(config, 1, tuple(16 for _ in range(config.dims)))

@@ -69,7 +69,8 @@ def test_every_column_of_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -
 
 def test_all_that_can_be_asked_is_answered(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     asked = ["--receptive-field", "--aliasing", "--gradients", "--alternatives", "--time", "--measure", "--seeds", "1"]
-    found = values(capsys, "small", *SMALL, "--model.attention_levels", "1", "--size", "16", *asked, "--out", tmp_path)
+    model = [*SMALL, "--model.attention_levels", "1", "--model.checkpoint_levels", "0,1"]
+    found = values(capsys, "small", *model, "--size", "16", *asked, "--out", tmp_path)
     assert set(found) == {
         *("name", "files", "cost", "joins", "receptive_field", "memory", "effective_receptive_field"),
         *("alternatives", "aliasing", "gradients", "measured_memory"),
@@ -77,7 +78,7 @@ def test_all_that_can_be_asked_is_answered(capsys: pytest.CaptureFixture[str], t
     assert [Path(name).name for name in found["files"]] == ["diagram.svg", "diagram.png", "receptive_field.png"]
     assert all(Path(name).stat().st_size > 5000 for name in found["files"])
     assert found["joins"]["saved"]["macs"] > 0
-    assert set(found["memory"]) == {"as configured", "all levels recomputed"}
+    assert set(found["memory"]) == {"as configured"}, "which recomputes all levels already"
     assert [rival["name"] for rival in found["alternatives"]] == ["as configured", "direct", "dilated"]
     assert all(rival["seconds"] > 0 for rival in found["alternatives"])
     assert {peak["task"] for peak in found["measured_memory"]["peaks"]} == {"training", "inference"}
@@ -188,11 +189,11 @@ def fresh(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_the_largest_network_allocates_no_weights() -> None:
-    """1.5 thousand million parameters are 6 GB; a process with torch in it has some 0.5 GB."""
-    found = fresh("inspect", "edm2-xxl", "--size", "64")
+def test_a_large_network_allocates_no_weights() -> None:
+    """296 million parameters are 1.2 GB; a process with torch in it has some 0.5 GB."""
+    found = fresh("inspect", "adm-64", "--size", "64")
     assert found["code"] == 0
-    assert found["kilobytes"] < 1.5e6
+    assert found["kilobytes"] < 0.9e6
     assert "matplotlib" not in found["modules"]
 
 
@@ -204,8 +205,8 @@ def test_a_mistake_is_answered_without_torch() -> None:
 
 def test_a_config_of_the_house_can_be_inspected(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert values(capsys, write_config(tmp_path))["name"] == "tiny.toml"
-    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.toml")):
-        assert values(capsys, path)["cost"]["total"]["parameters"] > 0
+    digits = Path(__file__).parents[2] / "configs" / "digits.toml"
+    assert values(capsys, digits)["cost"]["total"]["parameters"] > 0
 
 
 def test_the_summary_names_it(capsys: pytest.CaptureFixture[str]) -> None:

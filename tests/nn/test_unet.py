@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffunet import Denoiser, Schedule, UNet, load, save
-from diffunet.spec import ChannelAttention, InBlock, LinearAttention, MaxPool, ResidualBlock, SelfAttention, StridedConv
+from diffunet.spec import (
+    ChannelAttention,
+    InBlock,
+    LinearAttention,
+    MagnitudeBlock,
+    MaxPool,
+    ResidualBlock,
+    SelfAttention,
+    StridedConv,
+)
 from tests.nn.networks import images, tiny, tiny_config
 
 SIZES = [(15, 13), (37,), (9, 10, 11), (1,), (1, 1), (1, 1, 1), (2,), (2, 1), (2, 2, 2), (7,), (1, 7), (30, 30)]
@@ -138,13 +147,19 @@ def test_a_learned_variance_stands_behind_the_guess() -> None:
 # --- memory and compilers --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "parts", [{}, {"down": InBlock(), "up": InBlock(), "input_pyramid": "skip"}], ids=["", "in_block"]
-)
+DROPPING: list[dict[str, Any]] = [
+    {"block": ResidualBlock(groups=2, dropout=0.3)},
+    {"block": ResidualBlock(groups=2, dropout=0.3), "down": InBlock(), "up": InBlock(), "input_pyramid": "skip"},
+    {"block": MagnitudeBlock(dropout=0.3), "attention": "cosine", "skip": "balanced"},
+]
+
+
+@pytest.mark.parametrize("parts", DROPPING, ids=["plain", "in_block", "magnitude_preserving"])
 def test_checkpointed_levels_give_the_same_output_and_gradients(parts: dict[str, Any]) -> None:
     x, results = images(2, 3, 11, 8), []
     for levels in [(), (0, 2), (0, 1, 2)]:
-        net = tiny(checkpoint_levels=levels, block=ResidualBlock(groups=2, dropout=0.3), **parts).train()
+        net = tiny(checkpoint_levels=levels, **parts).train()
+        net(x, 9)  # the first step brings magnitude-preserving weights to unit size
         torch.manual_seed(3)  # the dropout's masks
         y = net(x, 9)
         y.square().sum().backward()
