@@ -14,6 +14,11 @@ from diffunet.spec import ClassBalanced, ClassLinear, ClassTable, UNetConfig
 from diffunet.table import Table
 
 
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels (B,) as rows (B, N) of unit mean square, zeros for the null class behind the last."""
+    return F.one_hot(labels, classes + 1)[:, :classes].to(dtype) * math.sqrt(classes)
+
+
 class Rows(nn.Embedding):
     """A row for each class, and one more for no class."""
 
@@ -34,8 +39,7 @@ class OneHot(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Features (B, features) of labels (B,)."""
-        one_hot = F.one_hot(labels, self.classes + 1)[:, : self.classes]
-        return self.linear(one_hot.to(self.linear.weight.dtype) * math.sqrt(self.classes))
+        return self.linear(one_hot(labels, self.classes, self.linear.weight.dtype))
 
 
 class BalancedClass(nn.Module):
@@ -47,8 +51,7 @@ class BalancedClass(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Embed labels (B,) as (B, E)."""
-        one_hot = F.one_hot(labels, self.classes + 1)[:, : self.classes]
-        return self.linear(one_hot.to(self.linear.weight.dtype) * math.sqrt(self.classes))
+        return self.linear(one_hot(labels, self.classes, self.linear.weight.dtype))
 
     def join(self, embedding: Tensor, told: Tensor) -> Tensor:
         """The balanced sum."""

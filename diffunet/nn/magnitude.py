@@ -6,17 +6,15 @@ Equations of "Analyzing and Improving the Training Dynamics of Diffusion Models"
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffunet.nn.filters import CONVOLVE
 from diffunet.nn.layers import Timed, pad
 from diffunet.nn.site import Site
 from diffunet.spec import CosineAttention, MagnitudeBlock
-
-CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def normalize(x: Tensor, dims: tuple[int, ...] | None = None, eps: float = 1e-4) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffunet.nn.blocks import BLOCKS
-from diffunet.nn.filters import Double, Halve
+from diffunet.nn.filters import TRANSPOSED, Double, Halve
 from diffunet.nn.layers import Timed, crop_centre, pad, pad_to_even
 from diffunet.nn.site import Site
 from diffunet.spec import (
@@ -30,8 +30,7 @@ from diffunet.spec import (
 from diffunet.table import Table
 
 MAXIMA: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-CONV_TRANSPOSE: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+CONV_TRANSPOSES: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 # channels vary slowest, as in torch's pixel_shuffle
 SHUFFLES = {
@@ -164,7 +163,7 @@ class NearestConvUp(nn.Module):
         few = torch.compiler.is_exporting() or x.shape[2:].numel() < self.FEWEST_POSITIONS  # a program's size is open
         if self.folds and x.device.type == "cpu" and not few:
             weight, bias = self.conv.get_parameter("weight"), self.conv.get_parameter("bias")
-            return CONV_TRANSPOSE[x.ndim - 2](x, folded(weight), bias, stride=2, padding=1)
+            return TRANSPOSED[x.ndim - 2](x, folded(weight), bias, stride=2, padding=1)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -184,7 +183,7 @@ class TransposedConvUp(nn.Module):
     def __init__(self, config: TransposedConv, site: Site, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.border, self.padding = (config.kernel - 2) // 2, site.padding
-        self.conv = TRANSPOSED[site.dims](in_channels, out_channels, config.kernel, stride=2, padding=self.border)
+        self.conv = CONV_TRANSPOSES[site.dims](in_channels, out_channels, config.kernel, stride=2, padding=self.border)
 
     def forward(self, x: Tensor) -> Tensor:
         """Double the sides of x (B, C, *S)."""

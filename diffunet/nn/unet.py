@@ -1,9 +1,9 @@
 """UNet: the noise-prediction U-Net in the DDPM topology (2006.11239), for signals, images and volumes.
 
 stem; then for every level its blocks, each followed by attention where the level has it, and a down operator; mid;
-then the levels upwards with one block more. A skip is taken after the stem, after every block and after every down
-operator, and joins before each block of the way up: the layout that the weights of DDPM, improved DDPM, ADM, EDM, EDM2
-and diffusers share.
+then the levels upwards, with one block more where a stem or operator has left a skip too. A skip is taken after the
+stem, after every block and after every down operator, and joins before each block of the way up: the layout that the
+weights of DDPM, improved DDPM, ADM, EDM, EDM2 and diffusers share.
 """
 
 from __future__ import annotations

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from diffunet import Denoiser, Schedule
-from diffunet.spec import DataInfo
+from diffunet.spec import DataInfo, InBlock, ResidualBlock, SkipPyramid
 from tests.nn.networks import perturbed, tiny
 
 SHAPE = (3, 16, 12)
+# NCSN++ as diffusers' Skip types have it, without attention: options of UNet
+NCSNPP: dict[str, Any] = {
+    "attention_levels": (),
+    "block": ResidualBlock(group_channels=4, rescale=True),
+    "down": InBlock(taps=4, project=True),
+    "up": InBlock(taps=4, project=True),
+    "input_pyramid": SkipPyramid(),
+    "output_pyramid": SkipPyramid(),
+}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 SCHEDULES = {

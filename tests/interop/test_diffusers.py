@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from diffunet import ClassicUNet, Denoiser, Schedule, UNet, generate
 from diffunet.errors import ConfigError
 from diffunet.interop import diffusers as hub
-from diffunet.spec import DataInfo, FourierTime, InBlock, LearnedTime, ResidualBlock, SelfAttention, SkipPyramid
-from tests.interop.folders import SCHEDULES, SHAPE, WEIGHTS, denoiser
+from diffunet.spec import DataInfo, FourierTime, InBlock, LearnedTime, ResidualBlock, SelfAttention
+from tests.interop.folders import NCSNPP, SCHEDULES, SHAPE, WEIGHTS, denoiser
 from tests.nn.networks import tiny, tiny_config
 
 SEEDS = [5, 6, 7]
@@ -33,14 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "down": InBlock(),
         "up": InBlock(),
     },
-    "ncsn++": {
-        "attention_levels": (),
-        "block": ResidualBlock(group_channels=4, rescale=True),
-        "down": InBlock(taps=4, project=True),
-        "up": InBlock(taps=4, project=True),
-        "input_pyramid": SkipPyramid(),
-        "output_pyramid": SkipPyramid(),
-    },
+    "ncsn++": NCSNPP,
 }
 
 

@@ -20,9 +20,9 @@ from diffunet.spec import (
     ResidualBlock,
     SelfAttention,
     SinusoidalTime,
-    SkipPyramid,
     StridedConv,
 )
+from tests.interop import folders
 from tests.interop.folders import their_model
 from tests.nn.networks import perturbed, tiny
 
@@ -151,12 +151,7 @@ OURS: dict[str, dict[str, Any]] = {
         "base_channels": 16,
         "time": FourierTime(features=2, log=True),
         "divide_by_time": True,
-        "attention_levels": (),
-        "block": ResidualBlock(group_channels=4, rescale=True),
-        "down": InBlock(taps=4, project=True),
-        "up": InBlock(taps=4, project=True),
-        "input_pyramid": SkipPyramid(),
-        "output_pyramid": SkipPyramid(),
+        **folders.NCSNPP,
     },
 }
 

@@ -29,18 +29,9 @@ from diffunet.spec import (
     SkipPyramid,
     StridedConv,
 )
-from tests.interop.folders import their_model
+from tests.interop.folders import NCSNPP, their_model
 from tests.nn.networks import tiny
 
-# NCSN++ as the Skip types have it
-NCSNPP: dict[str, Any] = {
-    "attention_levels": (),
-    "block": ResidualBlock(group_channels=4, rescale=True),
-    "down": InBlock(taps=4, project=True),
-    "up": InBlock(taps=4, project=True),
-    "input_pyramid": SkipPyramid(),
-    "output_pyramid": SkipPyramid(),
-}
 # options of UNet, over those of `tiny_config`
 UNSAYABLE: list[tuple[dict[str, Any], str]] = [
     ({"dims": 1}, "dims = 1"),
