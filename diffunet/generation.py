@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffunet.errors import ConfigError, NumericError
 from diffunet.guidance import ClassifierFree
-from diffunet.samplers import Noise, Sampler, build
+from diffunet.samplers import Noise, Sampler, Spacing, build
 
 
 class Progress(NamedTuple):
@@ -23,6 +23,30 @@ class Progress(NamedTuple):
     x: Tensor
     x0: Tensor
     first: int  # index of the batch's first image
+
+
+class Ask:
+    """What a sampler asks: a denoiser with the conditions of a batch, told its own last estimate if it wants that."""
+
+    def __init__(self, den: Any, cond: dict[str, Any]) -> None:
+        self.den, self.cond = den, cond
+        self.recalls = getattr(den, "self_conditioning", False)
+        self.last: Tensor | None = None
+
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """The clean estimate of x (B, C, *S) at t."""
+        x0: Tensor = self.den(x, t, **self._given())
+        self.last = x0 if self.recalls else None
+        return x0
+
+    def with_variance(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The clean estimate, and the learned place v in [0, 1] of log variance between its two bounds."""
+        x0, v = self.den.with_variance(x, t, **self._given())
+        self.last = x0 if self.recalls else None
+        return x0, v
+
+    def _given(self) -> dict[str, Any]:
+        return self.cond if self.last is None else self.cond | {"previous": self.last}
 
 
 def _shape(den: Any, n_or_shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -61,7 +85,7 @@ def generate(
     n_or_shape: int | Sequence[int],
     sampler: Any = "ddim",
     steps: int = 50,
-    spacing: str | None = None,
+    spacing: Spacing = None,
     seed: int | Sequence[int] = 0,
     guidance: float | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -79,7 +103,7 @@ def generate(
         sampler: a name (`ddim`, `ddpm`, a diffusers class such as `UniPCMultistepScheduler`), a dict with `kind`, or
             a Sampler.
         steps: sampler steps.
-        spacing: leading, trailing, linspace, ...; None takes the schedule's own default.
+        spacing: leading, trailing, karras, ..., or a list of falling times; None takes the sampler's or schedule's own.
         seed: image i has seed `seed + i` and never depends on the batch; or one seed per image.
         guidance: scale w of classifier-free guidance; 1 is the conditional model. Needs class_labels.
         on_step: called after each step with a Progress; raise in it to stop.
@@ -117,7 +141,7 @@ def generate(
             source = Noise(seeds[rows])
             start = source(shape[1:], device)
             x = start if noise is None else noise[rows].to(device)
-            images.append(_run(guided, rule, x, steps, spacing, source, on_step, first, part))
+            images.append(_run(Ask(guided, part), rule, x, steps, spacing, source, on_step, first))
     finally:
         if training:
             den.train()
@@ -125,22 +149,20 @@ def generate(
 
 
 def _run(
-    den: Any,
+    ask: Ask,
     rule: Sampler,
     noise: Tensor,
     steps: int,
-    spacing: str | None,
+    spacing: Spacing,
     source: Noise,
     on_step: Callable[[Progress], None] | None,
     first: int,
-    cond: dict[str, Any],
 ) -> Tensor:
-    times, scale, history = rule.start(den.schedule, steps, spacing)
-    x = scale * noise
-    for i, (t, s) in enumerate(pairwise(times)):
-        x, x0, history = rule.step(lambda x, t: den(x, t, **cond), den.schedule, x, t, s, source, history)
+    x = noise
+    for state in rule.run(ask, ask.den.schedule, noise, steps, spacing, source):
+        x = state.x
         if on_step is not None:
-            on_step(Progress(i + 1, len(times) - 1, s, x, x0, first))
+            on_step(Progress(*state, first))
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x.reshape(len(x), -1))).any(dim=1).sum())
         raise NumericError(f"{bad} of {len(x)} images are not finite; the weights or the input are broken")

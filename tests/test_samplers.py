@@ -53,7 +53,8 @@ def probe(rule: Sampler, den: Any, t: float, s: float) -> tuple[float, float, fl
     """mean, c, h of a step x_s = mean + c x_t + h z that is affine in x_t and noise z."""
 
     def step(x: float, z: float) -> float:
-        return rule.step(den, den.schedule, x * ones(1, 1), t, s, Constant(z)).x.item()
+        (leg,) = rule.legs(den.schedule, [t, s])
+        return rule.step(den, x * ones(1, 1), leg, Constant(z)).x.item()
 
     mean = step(0, 0)
     return mean, step(1, 0) - mean, step(0, 1) - mean
@@ -62,9 +63,8 @@ def probe(rule: Sampler, den: Any, t: float, s: float) -> tuple[float, float, fl
 def final_std(den: Gaussian, sampler: Any, steps: int, spacing: str | None = None) -> float:
     """Standard deviation of what a sampler makes of unit noise: v' = c^2 v + h^2 at each step."""
     rule = build(sampler)
-    times, scale, _ = rule.start(den.schedule, steps, spacing)
-    variance = scale**2
-    for t, s in pairwise(times):
+    variance = rule.scale(den.schedule) ** 2
+    for t, s in pairwise(rule.times(den.schedule, steps, spacing)):
         _, c, h = probe(rule, den, t, s)
         variance = c**2 * variance + h**2
     return math.sqrt(variance)
@@ -106,9 +106,9 @@ def test_posterior_mean_is_the_papers() -> None:
 def test_last_step_is_the_estimate_without_noise(sampler: Any) -> None:
     den = Gaussian(LINEAR, mean=0.3)
     x, source = ones(2, 3), Noise([0, 1])
-    step = build(sampler).step(den, LINEAR, x, 0.001, 0.0, source)
-    assert torch.equal(step.x, den(x, 0.001))
-    assert torch.equal(step.x0, step.x)
+    (last,) = build(sampler).walk(den, LINEAR, x, [0.001, 0.0], source)
+    assert torch.equal(last.x, den(x, 0.001))
+    assert torch.equal(last.x0, last.x)
 
 
 @pytest.mark.parametrize("steps", [2, 10, 100, 1000])

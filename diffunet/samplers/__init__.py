@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffunet import spec
-from diffunet.samplers.base import Denoise, Noise, Sampler, Start, Step
+from diffunet.samplers.base import Denoise, Noise, Sampler, Spacing, State, Step
 from diffunet.samplers.ddim import DDIM
 from diffunet.samplers.ddpm import DDPM
 from diffunet.samplers.diffusers_scheduler import DiffusersScheduler
@@ -29,4 +29,4 @@ def build(sampler: Any) -> Sampler:
     return SAMPLERS.build(spec.sampler_config(sampler))
 
 
-__all__ = ["SAMPLERS", "Denoise", "Noise", "Sampler", "Start", "Step", "build"]
+__all__ = ["SAMPLERS", "Denoise", "Noise", "Sampler", "Spacing", "State", "Step", "build"]

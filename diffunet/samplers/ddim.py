@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from torch import Tensor
-
-from diffunet.samplers.base import Denoise, Noise, Sampler, Step, levels
-from diffunet.schedules import Schedule
+from diffunet.samplers.base import D0, Leg, Point, Sampler, X, Z, points
 from diffunet.spec import DDIMSampler
 
 
@@ -23,14 +22,10 @@ class DDIM(Sampler):
     def __init__(self, config: DDIMSampler) -> None:
         self.config = config
 
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: float, s: float, noise: Noise, history: Any = None
-    ) -> Step:
-        x0 = denoise(x_t, t)
-        if s == 0:
-            return Step(x0, x0)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = (levels(schedule, t), levels(schedule, s))
-        eps = (x_t - alpha_t * x0) / sigma_t
-        h2 = (self.config.eta * sigma_s / sigma_t) ** 2 * (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2)
-        x_s = alpha_s * x0 + (sigma_s**2 - h2) ** 0.5 * eps
-        return Step(x_s + h2**0.5 * noise.like(x_t) if self.config.eta else x_s, x0)
+    def legs(self, schedule: Any, times: Sequence[float]) -> list[Leg]:
+        return [self._leg(t, s) for t, s in pairwise(points(schedule, times))]
+
+    def _leg(self, t: Point, s: Point) -> Leg:
+        eps = (X - t.alpha * D0) / t.sigma
+        h2 = (self.config.eta * s.sigma / t.sigma) ** 2 * (t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2)
+        return Leg.of(t, s, s.alpha * D0 + (s.sigma**2 - h2) ** 0.5 * eps + h2**0.5 * Z)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from torch import Tensor
-
-from diffunet.samplers.base import Denoise, Noise, Sampler, Step, levels
-from diffunet.schedules import Schedule
+from diffunet.samplers.base import D0, Leg, Point, Sampler, X, Z, points
 from diffunet.spec import DDPMSampler
 
 
@@ -23,15 +22,13 @@ class DDPM(Sampler):
         self.config = config
         self.large = config.variance == "fixed_large"
 
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: float, s: float, noise: Noise, history: Any = None
-    ) -> Step:
-        x0 = denoise(x_t, t)
-        if s == 0:
-            return Step(x0, x0)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = (levels(schedule, t), levels(schedule, s))
-        a_ts = alpha_t / alpha_s
-        v_ts = sigma_t**2 - a_ts**2 * sigma_s**2
-        mean = a_ts * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * v_ts / sigma_t**2 * x0
-        variance = v_ts if self.large else v_ts * (sigma_s / sigma_t) ** 2
-        return Step(mean + variance**0.5 * noise.like(x_t), x0)
+    def legs(self, schedule: Any, times: Sequence[float]) -> list[Leg]:
+        return [self._leg(t, s) for t, s in pairwise(points(schedule, times))]
+
+    def _leg(self, t: Point, s: Point) -> Leg:
+        a_ts = t.alpha / s.alpha
+        v_ts = t.sigma**2 - a_ts**2 * s.sigma**2
+        mean = a_ts * (s.sigma / t.sigma) ** 2 * X + s.alpha * v_ts / t.sigma**2 * D0
+        small = v_ts * (s.sigma / t.sigma) ** 2
+        variance = v_ts if self.large and s.sigma > 0 else small
+        return Leg.of(t, s, mean + variance**0.5 * Z)

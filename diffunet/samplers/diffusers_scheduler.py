@@ -8,13 +8,14 @@ leave out. Each call of `generate` gets a scheduler of its own: they keep state 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from diffunet import compat
 from diffunet.errors import ConfigError
-from diffunet.samplers.base import Denoise, Noise, Sampler, Start, Step
+from diffunet.samplers.base import Denoise, Noise, Sampler, Spacing, State
 from diffunet.schedules import Discrete, Schedule
 from diffunet.spec import DiffusersSampler
 from diffunet.table import choose
@@ -34,7 +35,11 @@ class DiffusersScheduler(Sampler):
         names = [n for n in dir(module) if n.endswith("Scheduler") and not n.startswith(("Flax", "Scheduler"))]
         self.scheduler_class = getattr(module, choose("diffusers scheduler", config.scheduler, names))
 
-    def start(self, schedule: Schedule, steps: int, spacing: str | None) -> Start:
+    def times(self, schedule: Schedule, steps: int, spacing: Spacing = None) -> list[float]:
+        return self._begin(schedule, steps, spacing)[1]
+
+    def _begin(self, schedule: Schedule, steps: int, spacing: Spacing) -> tuple[Any, list[float]]:
+        """A scheduler of our table, and the times that it visits."""
         if not isinstance(schedule, Discrete):
             raise ConfigError(f"diffusers schedulers need a discrete schedule, not '{schedule.config.kind}'")
         schedule.grid(steps, spacing)  # refuses steps and spacings that diffusers would meet later, less clearly
@@ -57,16 +62,23 @@ class DiffusersScheduler(Sampler):
                 f"diffusers' {wanted['timestep_spacing']} grid of {steps} steps leaves the table by a rounding fault; "
                 "take another number of steps, or another spacing"
             )
-        times = [(v + 1) / schedule.config.T for v in k] + [0.0]
-        return Start(times, float(scheduler.init_noise_sigma), (scheduler, list(scheduler.timesteps)))
+        return scheduler, [(v + 1) / schedule.config.T for v in k] + [0.0]
 
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x_t: Tensor, t: float, s: float, noise: Noise, history: Any = None
-    ) -> Step:
-        scheduler, (k, *rest) = history
-        x_in = scheduler.scale_model_input(x_t, k)
-        x0 = denoise(x_in, t)
-        eps = (x_in - schedule.alpha(t) * x0) / schedule.sigma(t)
+    def run(
+        self, denoise: Denoise, schedule: Schedule, eps: Tensor, steps: int, spacing: Spacing, noise: Noise
+    ) -> Iterator[State]:
+        scheduler, times = self._begin(schedule, steps, spacing)
+        x = float(scheduler.init_noise_sigma) * eps
         stochastic = "generator" in inspect.signature(scheduler.step).parameters
         options = {"generator": noise.generators} if stochastic else {}
-        return Step(scheduler.step(eps, k, x_t, **options).prev_sample, x0, (scheduler, rest))
+        for i, (k, t) in enumerate(zip(list(scheduler.timesteps), times, strict=False)):
+            x_in = scheduler.scale_model_input(x, k)
+            x0 = denoise(x_in, t)
+            guess = (x_in - schedule.alpha(t) * x0) / schedule.sigma(t)
+            x = scheduler.step(guess, k, x, **options).prev_sample
+            yield State(i + 1, len(times) - 1, times[i + 1], x, x0)
+
+    def walk(
+        self, denoise: Denoise, schedule: Schedule, x: Tensor, times: Sequence[float], noise: Noise
+    ) -> Iterator[State]:
+        raise ConfigError("a diffusers scheduler chooses its own times: it cannot walk a part of them")

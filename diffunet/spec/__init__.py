@@ -63,29 +63,8 @@ from diffunet.spec.levels import (
     UpConfig,
 )
 from diffunet.spec.network import ClassicUNetConfig, NetworkConfig, PaddingMode, UNetConfig
-from diffunet.spec.process import (
-    CosineSchedule,
-    DDIMSampler,
-    DDPMSampler,
-    DiffusersSampler,
-    FlowSchedule,
-    KarrasSchedule,
-    LinearSchedule,
-    MinSNRWeight,
-    ObjectiveConfig,
-    PredictionName,
-    ProcessConfig,
-    SamplerConfig,
-    ScaledLinearSchedule,
-    ScheduleConfig,
-    SigmoidSchedule,
-    SimpleWeight,
-    SpacingName,
-    WeightConfig,
-    sampler_config,
-    schedule_config,
-    weight_config,
-)
+from diffunet.spec.objectives import MinSNRWeight, ObjectiveConfig, SimpleWeight, WeightConfig, weight_config
+from diffunet.spec.process import PredictionName, ProcessConfig
 from diffunet.spec.run import (
     EMAConfig,
     EvaluateConfig,
@@ -94,6 +73,18 @@ from diffunet.spec.run import (
     SampleConfig,
     TaskName,
     TrainConfig,
+)
+from diffunet.spec.samplers import DDIMSampler, DDPMSampler, DiffusersSampler, SamplerConfig, sampler_config
+from diffunet.spec.schedules import (
+    CosineSchedule,
+    FlowSchedule,
+    KarrasSchedule,
+    LinearSchedule,
+    ScaledLinearSchedule,
+    ScheduleConfig,
+    SigmoidSchedule,
+    SpacingName,
+    schedule_config,
 )
 from diffunet.spec.segmentation import (
     AugmentConfig,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
+
+from diffunet.errors import ConfigError
 
 
 class Spec(BaseModel):
@@ -37,6 +39,19 @@ def by_name(default: str) -> BeforeValidator:
         return {"kind": default} | value if isinstance(value, dict) else value
 
     return BeforeValidator(complete)
+
+
+def validated(what: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+    """A spec from a name, a dict with `kind`, or a spec.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()]
+        raise ConfigError(f"{what} {value!r}: {'; '.join(reasons)}") from None
 
 
 ByName = BeforeValidator(named)

@@ -10,7 +10,10 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
 from diffunet.spec.data import DataConfig
 from diffunet.spec.network import NetworkConfig, UNetConfig
-from diffunet.spec.process import DDIMSampler, ObjectiveConfig, ProcessConfig, SamplerConfig, SpacingName
+from diffunet.spec.objectives import ObjectiveConfig
+from diffunet.spec.process import ProcessConfig
+from diffunet.spec.samplers import DDIMSampler, SamplerConfig
+from diffunet.spec.schedules import SpacingName
 from diffunet.spec.segmentation import SegmentConfig
 
 TaskName = Literal["diffusion", "segment"]
