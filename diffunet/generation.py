@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffunet import guidance as guides
 from diffunet.errors import ConfigError, NumericError
-from diffunet.guidance import ClassifierFree
 from diffunet.samplers import Noise, Sampler, Spacing, build
 
 
@@ -38,6 +37,15 @@ class Ask:
         x0: Tensor = self.den(x, t, **self._given())
         self.last = x0 if self.recalls else None
         return x0
+
+    def pair(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The guided estimate, and the one that guidance leads away from: one and the same without guidance."""
+        if not hasattr(self.den, "pair"):
+            x0 = self(x, t)
+            return x0, x0
+        x0, origin = self.den.pair(x, t, **self._given())
+        self.last = x0 if self.recalls else None
+        return x0, origin
 
     def with_variance(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """The clean estimate, and the learned place v in [0, 1] of log variance between its two bounds."""
@@ -70,13 +78,13 @@ def _labels(den: Any, cond: dict[str, Any], n: int, device: torch.device) -> dic
     if labels is None:
         return cond
     labels = torch.as_tensor(labels, device=device, dtype=torch.long)
-    if labels.shape not in {(), (1,), (n,)}:
+    if labels.shape not in {(), (1,), (n,)} and not (labels.ndim == 2 and len(labels) == n):
         raise ConfigError(f"{tuple(labels.shape)} class labels were given for {n} images: give one, or one per image")
     classes = getattr(den, "num_classes", None)
     known = None if classes is None else classes + (getattr(den, "null_label", None) is not None)
     if known is not None and not bool(((labels >= 0) & (labels < known)).all()):
         raise ConfigError(f"class labels must be 0 to {known - 1}, not {sorted(set(labels.flatten().tolist()))[:5]}")
-    return cond | {"class_labels": labels.expand(n)}
+    return cond | {"class_labels": labels if labels.ndim == 2 else labels.expand(n)}
 
 
 @torch.no_grad()
@@ -87,7 +95,7 @@ def generate(
     steps: int = 50,
     spacing: Spacing = None,
     seed: int | Sequence[int] = 0,
-    guidance: float | None = None,
+    guidance: Any = None,
     on_step: Callable[[Progress], None] | None = None,
     *,
     batch_size: int | None = None,
@@ -105,12 +113,14 @@ def generate(
         steps: sampler steps.
         spacing: leading, trailing, karras, ..., or a list of falling times; None takes the sampler's or schedule's own.
         seed: image i has seed `seed + i` and never depends on the batch; or one seed per image.
-        guidance: scale w of classifier-free guidance; 1 is the conditional model. Needs class_labels.
+        guidance: scale w of classifier-free guidance, where 1 is the conditional model (needs class_labels); or a dict
+            or spec with `kind`, or a callable den -> guided denoiser (see `diffunet.guidance.build`).
         on_step: called after each step with a Progress; raise in it to stop.
         batch_size: images at once; None takes all.
         guidance_interval: (low, high); guidance acts for low < t <= high.
         noise: unit noise (N, C, *S) to start from, in place of the seeds' (which still drive stochastic steps).
-        cond: class_labels (an int, or N of them), cond (N, C', *S), ...: passed to the denoiser in rows.
+        cond: class_labels (an int, N of them, or (N, K) for guidance by K classes), cond (N, C', *S), ...: passed to
+            the denoiser in rows.
 
     Returns:
         (N, C, *S) float32 on the denoiser's device, not clipped beyond the denoiser's own threshold.
@@ -127,9 +137,7 @@ def generate(
     if noise is not None and noise.shape != shape:
         raise ConfigError(f"noise of shape {tuple(noise.shape)} was given for images of shape {shape}")
     cond, size = _labels(den, cond, shape[0], device), batch_size or shape[0]
-    guided = den if guidance is None else ClassifierFree(den, guidance, guidance_interval)
-    if guidance is not None and cond.get("class_labels") is None:
-        raise ConfigError("guidance needs class_labels: it leads from the null class to a class")
+    guided = guides.build(den, guidance, guidance_interval)
     training = getattr(den, "training", False)
     images = []
     try:

@@ -120,7 +120,7 @@ def describe(den: Denoiser) -> dict[str, Any]:
         "network": cast(Any, den.network).config.model_dump(mode="json"),
         "schedule": den.schedule.config.model_dump(mode="json"),
         "prediction": den.prediction,
-        "clip": den.clip,
+        "clip": den.clip.model_dump(mode="json") if isinstance(den.clip, spec.DynamicClip) else den.clip,
         "data": den.data.model_dump(mode="json") if den.data else None,
     }
 
@@ -245,7 +245,7 @@ def build(description: dict[str, Any], tensors: dict[str, Tensor], path: Path) -
     try:
         schedule = spec.schedule_config(description["schedule"])
         data = spec.DataInfo(**description["data"]) if description["data"] else None
-        clip = tuple(description["clip"]) if description["clip"] else None
+        clip = spec.clip_config(description["clip"])
         network = _empty_network(description)
         den = Denoiser(network, SCHEDULES.build(schedule), description["prediction"], clip, data)
     except (ValidationError, KeyError, TypeError, ConfigError) as error:

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 from diffunet import nn, spec
+from diffunet.guidance import GUIDANCES
+from diffunet.inverse import METHODS, OPERATORS
 from diffunet.losses import LOSSES
-from diffunet.objectives import WEIGHTS
+from diffunet.objectives import ERRORS, TIMES, VARIANCES, WEIGHTS
 from diffunet.samplers import SAMPLERS
 from diffunet.schedules import SCHEDULES
+from diffunet.spec.inverse import MethodConfig, OperatorConfig
 from diffunet.table import Table
 
 Family = tuple[Any, Table[Any]]
@@ -30,8 +33,14 @@ FAMILIES: dict[str, Family] = PARTS | {
     "network": (spec.NetworkConfig, nn.NETWORKS),
     "schedule": (spec.ScheduleConfig, SCHEDULES),
     "weight": (spec.WeightConfig, WEIGHTS),
+    "times": (spec.TimesConfig, TIMES),
+    "error": (spec.ErrorConfig, ERRORS),
+    "variance": (spec.VarianceConfig, VARIANCES),
     "sampler": (spec.SamplerConfig, SAMPLERS),
+    "guidance": (spec.GuidanceConfig, GUIDANCES),
     "loss": (spec.LossConfig, LOSSES),
+    "operator": (OperatorConfig, OPERATORS),
+    "method": (MethodConfig, METHODS),
 }
 
 

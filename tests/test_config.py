@@ -37,7 +37,7 @@ TYPOS = [
     ({"trian": {"steps": 3}}, "unknown key 'trian'; did you mean 'train'?"),
     ({"model": {"block": {"grups": 8}}}, "unknown key 'model.block.grups'; did you mean 'groups'?"),
     ({"process": {"learning_rate": 1e-4}}, "unknown key 'process.learning_rate'; did you mean 'train.learning_rate'?"),
-    ({"process": {"schedule": {"kind": "linear", "zyx": 0.1}}}, "known keys: kind, T, beta_start, beta_end"),
+    ({"process": {"schedule": {"kind": "linear", "zyx": 0.1}}}, "known keys: kind, T, zero_terminal_snr"),
     (
         {"process": {"schedule": {"kind": "linear", "s": 0.1}}},
         "'process.schedule.s' for kind 'linear'; kind 'cosine' has",

@@ -66,12 +66,14 @@ UNSET = {
     "heads": "2",
     "head_channels": "8",
     "size": "8",
+    "data.crop": "8",
     "path": "some/where",
     "class_names": "['a', 'b']",
     "value_range": "0,1",
     "layout": "nhw",
     "spacing": "trailing",
     "guidance": "1.5",
+    "sigmas": "0.5,3",
     "n": "100",
     "background": "0",
     "data.channels": "1",
@@ -83,8 +85,9 @@ UNSET = {
 }
 DIFFUSES = ["--model.null_class", "--model.num_classes=3"]
 SEGMENTS = ["--run.task=segment", "--data.name=pairs", "--data.path=x", "--model.kind=classic"]
-# What else must hold for a part of some kind.
+# What else must hold for a part of some kind, or for a key.
 NEEDS = {
+    "data.crop": ["--data.name=folder", "--data.path=x"],
     "process.schedule=karras": ["--process.prediction=edm"],
     "process.schedule=flow": ["--process.prediction=flow"],
     "model.down=in_block": ["--model.up=in_block"],
@@ -98,7 +101,7 @@ def base_for(key: str) -> list[str]:
     """Flags for a config of the task that has this key, with every part above it of a kind that has it."""
     section, name = key.split(".")[:2]
     segments = section == "segment" or key == "data.class_names" or name in ("levels", "padding_mode")
-    flags, models, where = [*(SEGMENTS if segments else DIFFUSES)], [RunConfig], ""
+    flags, models, where = [*(SEGMENTS if segments else DIFFUSES), *NEEDS.get(key, [])], [RunConfig], ""
     for part, inner in pairwise(key.split(".")):
         field = next(m.model_fields[part] for m in models if part in m.model_fields)
         models = list(_models(field.annotation, False))

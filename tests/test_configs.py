@@ -48,7 +48,8 @@ def test_it_resolves_under_its_own_name(path: Path) -> None:
 def test_its_network_takes_and_gives_the_data(path: Path) -> None:
     """On the meta device: the shapes meet, no memory is needed."""
     config = configs.load(path)
-    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": config.data.size, "pairs": 572}[config.data.name]
+    own = config.data.size or config.data.crop
+    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": own, "pairs": 572}[config.data.name]
     with torch.device("meta"):
         network = NETWORKS.build(config.model)
         x = torch.empty(2, config.model.in_channels, side, side)
@@ -98,7 +99,12 @@ def of_segment_isbi(root: Callable[[], Path], place: Path) -> list[str]:
     return ["--data.path", str(root() / "isbi2012" / "train"), "--model.base_channels", "4"]
 
 
+def of_denoise(root: Callable[[], Path], place: Path) -> list[str]:
+    return ["--data.path", str(root() / "denoising" / "Set12"), "--data.crop", "16", "--model.channels", "[8, 16, 16]"]
+
+
 DATA = {
+    "denoise": of_denoise,
     "digits": of_digits,
     "fashion_mnist": of_fashion_mnist,
     "folder": of_folder,

@@ -23,9 +23,9 @@ every_file = pytest.mark.parametrize("file", FILES, ids=[str(f.relative_to(ROOT)
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors", "table", "spec", "zoo", "config"),),
     (("compat",), ("nn",), ("schedules",), ("losses",)),
-    (("predictions", "denoiser"), ("tiles", "segmenter")),
+    (("predictions", "posterior", "denoiser"), ("tiles", "segmenter")),
     (("objectives",), ("samplers",), ("guidance",)),
-    (("generation", "inverse"), ("data",), ("metrics",)),
+    (("generation", "inverse"), ("likelihood",), ("data",), ("metrics",)),
     (("storage", "pictures", "weights", "training"),),
     (("interop",), ("analysis",)),
     (("cli", "__main__", "__init__"),),

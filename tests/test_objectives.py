@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -68,6 +69,46 @@ def test_min_snr_weighs_the_loss_of_every_index(prediction: str, gamma: float) -
     snr = alpha2 / (1 - alpha2)
     expected = {"x0": snr.clamp(max=gamma), "eps": (gamma / snr).clamp(max=1), "v": snr.clamp(max=gamma) / (snr + 1)}
     torch.testing.assert_close(loss, expected[prediction].float(), rtol=1e-5, atol=0)  # a float32 loss
+
+
+SNRS = [1e-4, 0.3, 1.0, 7.0, 100.0]
+
+
+@pytest.mark.parametrize("snr", SNRS)
+@pytest.mark.parametrize(
+    ("weight", "on_x0"),
+    [
+        ({"kind": "min_snr", "gamma": 5.0}, lambda s: min(s, 5)),
+        ({"kind": "soft_min_snr", "gamma": 4.0}, lambda s: 1 / (1 / s + 1 / 4)),  # 1 / (sigma^2 + 1/gamma), 2401.11605
+        ({"kind": "p2"}, lambda s: s / (1 + s)),  # eps weight times 1 / (1 + S), 2204.00227
+        ({"kind": "p2", "k": 2.0, "gamma": 0.5}, lambda s: s / (2 + s) ** 0.5),
+        ({"kind": "edm"}, lambda s: (1 / s + 0.25) / (0.25 / s)),  # (r^2 + sd^2) / (r sd)^2, 2206.00364
+        ({"kind": "sigmoid", "bias": 1.0}, lambda s: s / (1 + s / math.e)),  # sigmoid(1 - log S) = 1 / (1 + S / e)
+        ({"kind": "truncated_snr"}, lambda s: max(s, 1)),
+    ],
+)
+def test_weights_are_the_papers_on_the_error_of_the_image(weight: dict[str, Any], on_x0: Any, snr: float) -> None:
+    s = torch.tensor([snr], dtype=torch.float64)
+    alpha, sigma = (s / (1 + s)).sqrt(), (1 / (1 + s)).sqrt()
+    for prediction in ("x0", "eps", "v"):
+        x0_weight = PREDICTIONS[prediction]().x0_weight(alpha, sigma)
+        got = Objective(weight).weight(x0_weight, s)
+        assert got.item() == pytest.approx(on_x0(snr) * x0_weight.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("sigma", "weight"), [(0.5, 8.0), (1.0, 5.0)])
+def test_edms_weight_is_its_table(sigma: float, weight: float) -> None:
+    """lambda on the image, and lambda c_out^2 = 1 on its own guess (2206.00364, table 1)."""
+    rule, r, one = Objective("edm").weight, torch.tensor([sigma], dtype=torch.float64), torch.ones(1).double()
+    assert rule(one, r**-2).item() == pytest.approx(weight)
+    assert rule(PREDICTIONS["edm"]().x0_weight(one, r), r**-2).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
+def test_min_snr_is_one_where_no_signal_is_left(prediction: str) -> None:
+    zero, one = torch.zeros(1).double(), torch.ones(1).double()
+    x0_weight = PREDICTIONS[prediction]().x0_weight(zero, one)
+    assert Objective("min_snr").weight(x0_weight, zero).item() == 1
 
 
 def test_simple_weighs_every_time_alike() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from diffunet import Denoiser, Schedule
 from diffunet.errors import ConfigError
-from diffunet.predictions import EDM, PREDICTIONS, Eps, Flow, V
+from diffunet.predictions import EDM, MEANINGS, PREDICTIONS, Eps, Flow, V, convert
 from diffunet.schedules import SCHEDULES
 from diffunet.spec import ProcessConfig
 
@@ -159,7 +160,7 @@ def test_denoiser_takes_one_time_for_all_or_one_each() -> None:
     x_t = Schedule.linear().alpha(0.5) * x0 + Schedule.linear().sigma(0.5) * eps
     one = den(x_t, 0.5)
     for t in (torch.tensor(0.5), torch.full((3,), 0.5)):
-        assert torch.equal(den(x_t, t), one)
+        torch.testing.assert_close(den(x_t, t), one, rtol=0, atol=1e-14)  # a float multiplies and adds in one rounding
 
 
 def test_denoiser_clamps_to_its_clip_and_estimate_does_not() -> None:
@@ -182,3 +183,44 @@ def test_unknown_prediction_is_an_error_that_lists_the_known() -> None:
 def test_eps_weight_is_one_over_snr() -> None:
     alpha, sigma = Schedule.linear().alpha_sigma(torch.tensor(0.5, dtype=torch.float64))
     assert Eps().x0_weight(alpha, sigma).item() == pytest.approx(math.exp(-2 * math.log(alpha / sigma)))
+
+
+LEVELS = [(alpha, (1 - alpha**2) ** 0.5) for alpha in (1e-9, 1e-3, 0.3, 0.8, 1 - 1e-9)] + [(0.4, 0.6), (1.0, 30.0)]
+
+
+@pytest.mark.parametrize("target", MEANINGS)
+def test_every_meaning_becomes_every_other(target: str) -> None:
+    """From the value that x0 and eps make to the value that they make, for floats and tensors alike.
+
+    x0 from eps divides by alpha, eps from x0 by sigma, and a score is eps / sigma: each division makes rounding larger.
+    """
+    x0, eps = _draw()
+    for (alpha, sigma), source in product(LEVELS, MEANINGS):
+        x_t = alpha * x0 + sigma * eps
+        value, wanted = (MEANINGS[name]().target(x0, eps, alpha, sigma) for name in (source, target))
+        growth = 1 + {"eps": 1 / alpha, "score": 1 / alpha, "x0": alpha / sigma}.get(source, 0)
+        growth *= 1 + 1 / sigma if target == "score" else 1
+        close = {"rtol": 0, "atol": 3e-15 * growth * (1 + wanted.abs().max().item())}
+        torch.testing.assert_close(convert(value, source, target, x_t, alpha, sigma), wanted, **close)
+        tensors = (torch.tensor(size, dtype=torch.float64) for size in (alpha, sigma))
+        torch.testing.assert_close(convert(value, source, target, x_t, *tensors), wanted, **close)
+
+
+@pytest.mark.parametrize("through", ["v", "flow", "edm"])
+def test_round_trips_keep_twelve_digits_at_both_ends(through: str) -> None:
+    """v, flow and edm hold x0 and eps at once: what is said through them comes back even where alpha or sigma is 0."""
+    x0, eps = _draw()
+    for alpha in (0.0, 1e-12, 1e-6, 0.5, 1 - 1e-6, 1 - 1e-12, 1.0):
+        sigma = math.sqrt((1 - alpha) * (1 + alpha))
+        x_t = alpha * x0 + sigma * eps
+        value = MEANINGS[through]().target(x0, eps, alpha, sigma)
+        both = convert(value, through, "x0", x_t, alpha, sigma), convert(value, through, "eps", x_t, alpha, sigma)
+        torch.testing.assert_close(both, (x0, eps), rtol=0, atol=1e-12)
+        for other in ("v", "flow", "edm"):
+            there = convert(value, through, other, x_t, alpha, sigma)
+            torch.testing.assert_close(convert(there, other, through, x_t, alpha, sigma), value, rtol=0, atol=1e-12)
+
+
+def test_an_unknown_meaning_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown meaning 'scroe'; did you mean 'score'"):
+        convert(torch.zeros(1, 1), "eps", "scroe", torch.zeros(1, 1), 1.0, 1.0)

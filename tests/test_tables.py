@@ -11,7 +11,9 @@ from diffunet.errors import ConfigError
 from diffunet.nn import BORDERS, ENDS, NETWORKS, NORMS, PRESETS
 from diffunet.nn.blocks import ACTIVATIONS
 from diffunet.predictions import PREDICTIONS
-from diffunet.schedules import SCHEDULES
+from diffunet.schedules import GRIDS, SCHEDULES
+from diffunet.spec.objectives import PairingName
+from diffunet.training.pairing import PAIRINGS
 from tests.families import FAMILIES, PARTS, kinds, members
 
 
@@ -41,8 +43,13 @@ def test_predictions_are_named_once() -> None:
     assert sorted(get_args(spec.PredictionName)) == sorted(PREDICTIONS)
 
 
+def test_pairings_are_named_once() -> None:
+    assert sorted(get_args(PairingName)) == sorted(PAIRINGS)
+
+
 def test_every_spacing_of_a_schedule_has_a_name_and_every_name_a_schedule() -> None:
-    assert {s for schedule in SCHEDULES.values() for s in schedule.spacings} == set(get_args(spec.SpacingName))
+    assert {s for schedule in SCHEDULES.values() for s in schedule.spacings} == set(GRIDS)
+    assert set(get_args(spec.SpacingName)) == set(GRIDS)
     assert all(schedule.default_spacing in schedule.spacings for schedule in SCHEDULES.values())
 
 

@@ -21,8 +21,10 @@ COMMANDS = {
     "sample": "diffunet.cli.sample",
     "evaluate": "diffunet.cli.evaluate",
     "segment": "diffunet.cli.segment",
+    "restore": "diffunet.cli.restore",
     "convert": "diffunet.cli.convert",
     "inspect": "diffunet.cli.inspect",
+    "verify": "diffunet.cli.verify",
 }
 SUMMARY = """usage: diffunet COMMAND ...
 
@@ -30,8 +32,10 @@ SUMMARY = """usage: diffunet COMMAND ...
   sample RUN           draw images from a run or a weights file
   evaluate RUN         measure a run against images that it never saw
   segment RUN IMAGE... find the class of every pixel with a segmentation run
+  restore RUN IMAGE... undo noise, holes, blur, lost pixels or lost colour with a diffusion run
   convert SRC DST      convert weights from and to other projects, ONNX and torch.export
   inspect NETWORK      count and measure a preset, config or run: cost, memory, receptive field, a drawing
+  verify [RUN]         hold every sampler against data whose right answers are known
 
 examples:
   diffunet train configs/digits.toml
@@ -39,19 +43,20 @@ examples:
   diffunet evaluate runs/digits
 
 `diffunet COMMAND --help` shows a command's options. Every command takes --json and --debug.
-exit codes: 0 done, 2 usage or config, 3 data, 4 checkpoint, 5 storage, 6 numbers not finite, 7 unsafe file,
+exit codes: 0 done, 2 usage or config, 3 data, 4 checkpoint, 5 storage, 6 numbers wrong or not finite, 7 unsafe file,
   8 out of memory, 9 a worker died, 75 preempted, 130 or 143 stopped by a signal with the state saved"""
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command that came to its end."""
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(SUMMARY)
-        return
+        return 0
     if arguments[0] == "--version":
         from diffunet import __version__
 
         print(f"diffunet {__version__}")
-        return
+        return 0
     name = choose("command", arguments[0], COMMANDS)
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     module = import_module(COMMANDS[name])
@@ -59,15 +64,16 @@ def _run(arguments: list[str]) -> None:
     code = typer.main.get_command(app).main(arguments[1:], prog_name=f"diffunet {name}", standalone_mode=False)
     if code == 130:  # typer makes a return value of Ctrl-C
         raise KeyboardInterrupt
+    return int(code or 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code. Messages go to stderr, results to stdout."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(arguments)
+        code = _run(arguments)
         sys.stdout.flush()
-        return 0
+        return code
     except UserError as error:
         failure: UserError = error
     except (KeyboardInterrupt, typer.Abort):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffunet.cli.options import AsJson, Debug, parse_numbers, parse_seeds, report
+from diffunet.cli.options import AsJson, Debug, parse_seeds, report
 from diffunet.errors import ConfigError
 from diffunet.spec import SampleConfig
 
@@ -37,6 +37,15 @@ def sample(
     class_label: Annotated[str | None, typer.Option("--class", help="class name or number")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance; 1 is the conditional model")] = None,
     guidance_interval: Annotated[str | None, typer.Option(help="LOW,HIGH: guide for LOW < t <= HIGH only")] = None,
+    guidance_sigmas: Annotated[str | None, typer.Option(help="LOW,HIGH: the same in sigma / alpha")] = None,
+    guidance_rescale: Annotated[
+        float | None, typer.Option(help="0 to 1: give guided images the contrast of the conditional ones", min=0, max=1)
+    ] = None,
+    guide: Annotated[
+        Path | None, typer.Option(help="weaker weights to lead away from; --guidance is the scale then")
+    ] = None,
+    also: Annotated[list[str] | None, typer.Option("--and", help="a class that the images show as well")] = None,
+    never: Annotated[list[str] | None, typer.Option("--not", help="a class to lead away from")] = None,
     ema: Annotated[Weights, typer.Option(help="weights to use: the average, or the raw ones")] = Weights.ema,
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="also write the denoising: a GIF and a strip")
@@ -57,26 +66,29 @@ def sample(
       diffunet sample runs/digits --sampler UniPCMultistepScheduler --steps 10 --out ten-steps.png
       diffunet sample runs/digits --n 1000 --out digits.npz
       diffunet sample runs/digits --n 8 --trajectory --out frames/
+      diffunet sample runs/digits --class 3 --guidance 4 --guidance-rescale 0.7 --guidance-interval 0.2,0.8
+      diffunet sample runs/digits --class 3 --and 5 --not 8 --guidance 2
+      diffunet sample runs/digits --guide runs/digits-short --guidance 1.5
+      diffunet sample runs/digits --class 3 --sampler cfg++ --guidance 0.6
     """
     if n is not None and seeds is not None:
         raise ConfigError("give --n or --seeds, not both")
     chosen = parse_seeds(seeds) if seeds is not None else list(range(n or 64))
+    from diffunet.cli.guidance import Guided, guidance_of
     from diffunet.cli.output import Output
     from diffunet.cli.runs import open_denoiser, sample_config
 
     den, defaults = open_denoiser(run, ema.value), sample_config(run)
     output = Output(out or run_samples(run, chosen), chosen, den, trajectory)
     labels = choose_labels(den, chosen, class_label)
+    wanted = Guided(guidance, guidance_interval, guidance_sigmas, guidance_rescale, also or [], never or [])
     images = draw(
         den,
         chosen,
         sampler=sampler_of(sampler, option, defaults),
         steps=steps or defaults.steps,
         spacing=spacing or defaults.spacing,
-        guidance=defaults.guidance if guidance is None else guidance,
-        guidance_interval=parse_numbers(guidance_interval, "--guidance-interval", 2)
-        if guidance_interval
-        else (0.0, 1.0),
+        guidance=guidance_of(den, defaults, wanted, guide),
         batch_size=batch_size or defaults.batch_size,
         labels=labels,
         watch=output.watch,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
@@ -19,6 +19,7 @@ from einops import rearrange
 from diffunet.errors import DataError
 
 Range = tuple[float, float]
+Place = Callable[[], np.random.Generator]  # makes the generator that places a part; called only where one is placed
 _BLOCK = 2**24  # bytes read at a time where a whole array is looked through
 _HASHED = 2**30  # bytes of an array up to which every item goes into its fingerprint
 
@@ -39,7 +40,10 @@ def scale(values: np.ndarray, value_range: Range) -> np.ndarray:
 
 
 class Source(Protocol):
-    """Where items come from. `read(i)` is float32 (C, *S) in [-1, 1]; sources pickle, for data workers."""
+    """Where items come from. `read(i)` is float32 (C, *S) in [-1, 1]; sources pickle, for data workers.
+
+    `view(i, place)` is what training sees of item i: the same, or a part that `place` puts somewhere.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -49,6 +53,7 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
     def read(self, i: int) -> np.ndarray: ...
+    def view(self, i: int, place: Place) -> np.ndarray: ...
     def name(self, i: int) -> str: ...
 
 
@@ -111,6 +116,9 @@ class Stored:
 
     def read(self, i: int) -> np.ndarray:
         return scale(rearrange(self.array[i], self.pattern), self.value_range)
+
+    def view(self, i: int, place: Place) -> np.ndarray:
+        return self.read(i)
 
     def name(self, i: int) -> str:
         return self.names[i] if self.names else str(i)
@@ -177,6 +185,10 @@ class Images:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.source.read(int(self.indices[i]))
+
+    def view(self, i: int, place: Place) -> np.ndarray:
+        """What training sees of item i, float32 (C, *S): all of it, or with data.crop a part placed by `place()`."""
+        return self.source.view(int(self.indices[i]), place)
 
     def name_of(self, i: int) -> str:
         """Path or number of item i in its source, for messages."""

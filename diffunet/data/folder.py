@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from diffunet.data.base import BadFile, Images, Range, Source, Split, Stored, scale, shown
+from diffunet.data.base import BadFile, Images, Place, Range, Source, Split, Stored, scale, shown
 from diffunet.data.decode import Header, Plan, Unreadable, decode, other_size, read_header
+from diffunet.data.patches import Decoded, Patches
 from diffunet.data.scan import fingerprint, label, scan
 from diffunet.errors import ConfigError, DataError
 from diffunet.spec import DataConfig
@@ -36,6 +37,10 @@ class Files:
         return (self.plan.channels, *(self.plan.size or ()))
 
     @property
+    def channels(self) -> int:
+        return self.plan.channels
+
+    @property
     def value_range(self) -> Range:
         return self.plan.range
 
@@ -43,9 +48,15 @@ class Files:
         return len(self.names)
 
     def read(self, i: int) -> np.ndarray:
+        return scale(self.pixels(i), self.plan.range)
+
+    def view(self, i: int, place: Place) -> np.ndarray:
+        return self.read(i)
+
+    def pixels(self, i: int) -> np.ndarray:
         """Raises DataError where the file cannot be decoded (only its header was read when the run began)."""
         try:
-            return scale(decode(self.names[i], self.plan), self.plan.range)
+            return decode(self.names[i], self.plan)
         except Unreadable as error:
             raise DataError(f"{shown(self.names[i])} cannot be read: {error}; mend or remove it") from error
 
@@ -137,6 +148,41 @@ def _decode_all(paths: list[str], plan: Plan, sieve: Sieve) -> tuple[np.ndarray,
     return pixels[: len(good)], good
 
 
+def _same_size(
+    config: DataConfig, paths: list[str], headers: list[Header], plan: Plan, seal: str, sieve: Sieve
+) -> tuple[Source, list[int]]:
+    """Images that are all of one size, and the positions of those in `paths`."""
+    plan = plan if plan.resize else replace(plan, size=_common_size(paths, headers, plan))
+    files = Files(tuple(paths), plan, seal)
+    if len(paths) * int(np.prod(files.shape)) * plan.dtype.itemsize > IN_MEMORY:
+        return files, list(range(len(paths)))
+    pixels, good = _decode_all(paths, plan, sieve)
+    return Stored(pixels, plan.range, seal, names=tuple(paths[i] for i in good)), good
+
+
+def _patches(
+    config: DataConfig, paths: list[str], headers: list[Header], plan: Plan, seal: str, sieve: Sieve
+) -> tuple[Source, list[int]]:
+    """Parts of side data.crop of images of any size, and the positions of those in `paths`."""
+    crop = config.crop or 0
+    for path, header in zip(paths, headers, strict=True):
+        if min(header.size) < crop:
+            raise DataError(
+                f"{shown(path)} is {header.size[1]} x {header.size[0]} pixels (height x width), too small for "
+                f"data.crop = {crop}; lower it, or take the image out"
+            )
+    values = sum(plan.channels * header.size[0] * header.size[1] for header in headers)
+    if values * plan.dtype.itemsize > IN_MEMORY:
+        return Patches(Files(tuple(paths), plan, seal), crop), list(range(len(paths)))
+    arrays = {
+        i: image
+        for i, path in enumerate(paths)
+        if (image := sieve.attempt(partial(decode, plan=plan), path)) is not None
+    }
+    whole = Decoded(tuple(arrays.values()), tuple(paths[i] for i in arrays), plan.channels, plan.range, seal)
+    return Patches(whole, crop), list(arrays)
+
+
 def _frames_notes(headers: list[Header], paths: list[str]) -> list[str]:
     """One line for each format in which some file has several frames."""
     several: dict[str, list[str]] = {}
@@ -153,7 +199,8 @@ def load_folder(config: DataConfig) -> Split[Images]:
     """All the images of a folder, without a held-out part.
 
     Raises:
-        DataError: no folder, no image, too many bad files, several sizes without data.size, values without a range.
+        DataError: no folder, no image, too many bad files, several sizes without data.size or data.crop, an image
+            smaller than data.crop, values without a range.
     """
     root = str(config.path)
     names, notes = scan(root)
@@ -166,13 +213,9 @@ def load_folder(config: DataConfig) -> Split[Images]:
     kept = [i for i, header in enumerate(read) if header is not None]
     paths, headers = [everything[i] for i in kept], [header for header in read if header is not None]
     plan = plan_of(config, paths, headers)
-    plan = plan if plan.resize else replace(plan, size=_common_size(paths, headers, plan))
-    source: Source = Files(tuple(paths), plan, seal)
-    if len(paths) * int(np.prod(source.shape)) * plan.dtype.itemsize <= IN_MEMORY:
-        pixels, good = _decode_all(paths, plan, sieve)
-        sieve.check()
-        kept = [kept[i] for i in good]
-        source = Stored(pixels, plan.range, seal, names=tuple(paths[i] for i in good))
+    source, good = (_patches if config.crop else _same_size)(config, paths, headers, plan, seal, sieve)
+    sieve.check()
+    kept = [kept[i] for i in good]
     images = Images.of(source, None if labels is None else labels[kept], classes)
     skipped = tuple(sorted(sieve.skipped, key=lambda bad: bad.path))
     return Split(images, skipped=skipped, notes=(*notes, *more, *copies, *_frames_notes(headers, paths)))

@@ -71,6 +71,10 @@ def scheduler_options(den: Denoiser) -> dict[str, Any]:
     """DDPMScheduler's options for a denoiser: betas by name where diffusers computes the same ones, else as a table."""
     if not isinstance(den.schedule, Discrete):
         raise ConfigError(f"diffusers' DDPMScheduler needs a table of betas, which {den.schedule} is not")
+    if isinstance(den.clip, spec.DynamicClip):
+        raise ConfigError(
+            "a dynamic threshold is not written into diffusers' DDPMScheduler; build the Denoiser with clip=(-1, 1)"
+        )
     if den.clip and den.clip[0] != -den.clip[1]:
         raise ConfigError(f"diffusers' DDPMScheduler cannot say clip = {list(den.clip)}; only [-r, r]")
     config, betas = den.schedule.config, den.schedule.betas()

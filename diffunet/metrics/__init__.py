@@ -3,6 +3,7 @@
 from diffunet.metrics.distances import distances, frechet_distance, kernel_distance, precision_recall
 from diffunet.metrics.extractors import EXTRACTORS, Extractor, RealImages, build, choose
 from diffunet.metrics.fidelity import register
+from diffunet.metrics.likeness import psnr, ssim
 from diffunet.metrics.memorisation import nearest_distances
 from diffunet.metrics.report import Evaluation, Row, compare, image_count
 
@@ -21,5 +22,7 @@ __all__ = [
     "kernel_distance",
     "nearest_distances",
     "precision_recall",
+    "psnr",
     "register",
+    "ssim",
 ]

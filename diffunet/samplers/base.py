@@ -163,7 +163,7 @@ class Sampler:
     calls: network calls of a step; the last step of a rule with several may need fewer.
     """
 
-    order: ClassVar[int | None] = None
+    order: int | None = None
     spacing: ClassVar[str | None] = None
     calls: ClassVar[int] = 1
 

@@ -23,6 +23,9 @@ class DataConfig(Spec):
     name: Literal["digits", "folder", "array", "fashion_mnist", "mnist", "cifar10", "pairs"] = "digits"
     path: str | None = None
     size: int | IntTuple | None = Field(None, description="side, or (height, width); images are resized, then cropped")
+    crop: Annotated[int, Field(ge=1, le=65536)] | None = Field(
+        None, description="side of the random part that training sees of each image, and of the middle held out"
+    )
     channels: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="1 greyscale, 3 RGB; arrays any")
     background: Ints = Field((255, 255, 255), description="colour that transparent pixels are laid on")
     value_range: Pair | None = Field(None, description="values that become -1 and 1; needed for float data")
@@ -31,6 +34,7 @@ class DataConfig(Spec):
     )
     class_names: Strings | None = Field(None, description="names of the label values of pairs, in rising order")
     flip: bool = Field(False, description="mirror half of the training images left to right")
+    rotate: bool = Field(False, description="turn training parts (data.crop) by 0 to 3 quarters, at random")
     held_out: float = Field(0.1, ge=0, lt=1, description="share never trained on, where the data has no test split")
     bad_files: Literal["skip", "fail"] = "skip"
     bad_files_cap: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run stops")
@@ -50,8 +54,14 @@ class DataConfig(Spec):
             bad.append(f"background must be three numbers 0 to 255, not {list(self.background)}")
         if self.value_range and self.value_range[0] >= self.value_range[1]:
             bad.append(f"value_range = {list(self.value_range)} must be [low, high]")
+        if self.crop is not None and self.name not in ("folder", "pairs"):
+            bad.append(f"data.crop needs data.name = 'folder', not '{self.name}'")
+        if self.crop is not None and self.size is not None:
+            bad.append("data.crop takes parts of images as they are and data.size resizes them: leave one out")
+        if self.rotate and self.crop is None:
+            bad.append("data.rotate turns the squares that data.crop takes; set it, or leave data.rotate out")
         if self.name == "pairs":
-            wrong = [key for key in ("size", "layout") if getattr(self, key) is not None] + ["flip"] * self.flip
+            wrong = [key for key in ("size", "crop", "layout") if getattr(self, key) is not None] + ["flip"] * self.flip
             bad += [f"data.{key} is not for data.name = 'pairs'; see segment.crop and segment.augment" for key in wrong]
         elif self.class_names is not None:
             bad.append(f"data.class_names needs data.name = 'pairs', not '{self.name}'")

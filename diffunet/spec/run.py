@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 
 from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
 from diffunet.spec.data import DataConfig
+from diffunet.spec.guidance import GuidanceConfig
 from diffunet.spec.network import NetworkConfig, UNetConfig
-from diffunet.spec.objectives import ObjectiveConfig
+from diffunet.spec.objectives import ObjectiveConfig, clashes
 from diffunet.spec.process import ProcessConfig
 from diffunet.spec.samplers import DDIMSampler, SamplerConfig
 from diffunet.spec.schedules import SpacingName
@@ -72,9 +73,14 @@ class SampleConfig(Spec):
     sampler: SamplerConfig = DDIMSampler()
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     spacing: SpacingName | None = None
-    guidance: float | None = Field(None, description="1 is the conditional model")
+    guidance: GuidanceConfig | None = Field(None, description="scale of classifier-free guidance, or a table")
     batch_size: Count = 64
     preview_images: Annotated[int, Field(ge=1, le=4096)] = 64
+
+    @model_validator(mode="after")
+    def _check(self) -> SampleConfig:
+        contradictions([] if self.guidance is None else self.guidance.unlabelled())
+        return self
 
 
 class EvaluateConfig(Spec):
@@ -139,10 +145,7 @@ def _given(section: BaseModel, name: str) -> list[str]:
 
 # what a network may have from elsewhere, and the trainer here would leave as it is
 UNTRAINED = {
-    "learned_variance": "no objective here trains a variance; set it to false",
-    "uncertainty_channels": "no objective here trains the log variance; set it to 0",
-    "self_conditioning": "no objective here gives the previous estimate; set it to false",
-    "divide_by_time": "no schedule here tells the network sigma itself; set it to false",
+    "divide_by_time": "no schedule here tells the network sigma itself, only its logarithm; set it to false",
 }
 
 
@@ -162,6 +165,8 @@ def _of_diffusion(config: RunConfig) -> list[str]:
     if model.vector_channels:
         bad.append("model.vector_channels needs a vector of each image, which no data set here provides; set it to 0")
     bad += [f"model.{key}: {why}" for key, why in UNTRAINED.items() if getattr(model, key)]
+    micro_batch = config.train.batch_size // config.train.accumulation
+    bad += clashes(config.objective, model, config.process, micro_batch)
     if model.time.kind == "none":
         bad.append("run.task = 'diffusion' needs a network that is told the time, not model.time = 'none'")
     if model.dims != 2 and config.data.name != "array":

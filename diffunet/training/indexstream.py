@@ -9,7 +9,7 @@ and two ranks draw together what one would. EDM2's training loop seeds itself in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from diffunet.data import Images
+from diffunet.spec import ObjectiveConfig
 
 STREAMS = {
     "order": 0,
@@ -30,6 +31,10 @@ STREAMS = {
     "held_out": 7,
     "label": 8,
     "crop": 9,
+    "turn": 10,
+    "offset": 11,
+    "perturbation": 12,
+    "recall": 13,
 }
 
 
@@ -56,24 +61,80 @@ def index_at(seed: int, position: int, n: int) -> int:
     return int(order(seed, epoch, n)[place])
 
 
-class Stream(Dataset[dict[str, Any]]):
-    """position -> image (flipped or not), its noise, its uniform time draw, and its label (or the null label)."""
+class Noises:
+    """position -> the noise `eps`, the uniform time draw `u`, and what an objective wants beside them.
 
-    def __init__(self, images: Images, seed: int, flip: bool, class_dropout: float, null_label: int | None) -> None:
-        self.images, self.seed, self.flip = images, seed, flip
+    `shown`, only with input_perturbation: the noise that the network's input has. `recall`, only for a network that
+    conditions itself: does it see its first estimate?
+
+    Args:
+        seed: the run's.
+        objective: its section of the config.
+        batch_size: samples of a step, over which stratified times are spread: sample i of B at (offset + i / B) mod 1.
+        recalls: does the network condition itself?
+    """
+
+    def __init__(
+        self, seed: int, objective: ObjectiveConfig | None = None, batch_size: int = 1, recalls: bool = False
+    ) -> None:
+        config = objective or ObjectiveConfig()
+        self.seed, self.batch_size, self.stratified = seed, batch_size, config.times.stratified
+        self.offset, self.perturbation = config.offset_noise, config.input_perturbation
+        self.recall = config.self_conditioning if recalls else None
+
+    def __call__(self, position: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The draws of one sample of `shape` (C, *S)."""
+        eps = draw(self.seed, "noise", position).standard_normal(shape, dtype=np.float32)
+        if self.offset:
+            channels = (shape[0], *[1] * (len(shape) - 1))
+            eps += np.float32(self.offset) * self._normal("offset", position, channels)
+        item: dict[str, Any] = {"eps": eps, "u": self._time(position)}
+        if self.perturbation:
+            item["shown"] = eps + np.float32(self.perturbation) * self._normal("perturbation", position, shape)
+        if self.recall is not None:
+            item["recall"] = draw(self.seed, "recall", position).random() < self.recall
+        return item
+
+    def _normal(self, stream: str, position: int, shape: tuple[int, ...]) -> np.ndarray:
+        return draw(self.seed, stream, position).standard_normal(shape, dtype=np.float32)
+
+    def _time(self, position: int) -> float:
+        if not self.stratified:
+            return draw(self.seed, "time", position).random()
+        step, place = divmod(position, self.batch_size)
+        return (draw(self.seed, "time", step).random() + place / self.batch_size) % 1.0
+
+
+class Stream(Dataset[dict[str, Any]]):
+    """position -> image (or a part of it, flipped, turned), its noise, its time draw, and its label or the null one."""
+
+    def __init__(
+        self,
+        images: Images,
+        seed: int,
+        flip: bool,
+        class_dropout: float,
+        null_label: int | None,
+        rotate: bool = False,
+        noises: Noises | None = None,
+    ) -> None:
+        self.images, self.seed, self.flip, self.rotate = images, seed, flip, rotate
         self.class_dropout, self.null_label = class_dropout, null_label
+        self.noises = noises or Noises(seed)
+
+    def _view(self, index: int, position: int) -> np.ndarray:
+        """What a position sees of an image."""
+        x0 = self.images.view(index, partial(draw, self.seed, "crop", position))
+        if self.flip and draw(self.seed, "flip", position).random() < 0.5:
+            x0 = x0[..., ::-1]
+        if self.rotate:
+            x0 = np.rot90(x0, int(draw(self.seed, "turn", position).integers(4)), axes=(-2, -1))
+        return np.ascontiguousarray(x0)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = index_at(self.seed, position, len(self.images))
-        x0 = self.images[index]
-        if self.flip and draw(self.seed, "flip", position).random() < 0.5:
-            x0 = np.ascontiguousarray(x0[..., ::-1])
-        item = {
-            "x0": x0,
-            "eps": draw(self.seed, "noise", position).standard_normal(x0.shape, dtype=np.float32),
-            "u": draw(self.seed, "time", position).random(),
-            "index": index,
-        }
+        x0 = self._view(index, position)
+        item = {"x0": x0, "index": index, **self.noises(position, x0.shape)}
         if self.images.labels is not None:
             drop = self.class_dropout > 0 and draw(self.seed, "class", position).random() < self.class_dropout
             item["label"] = self.null_label if drop else int(self.images.labels[index])

@@ -43,7 +43,7 @@ class HeldOutLoss:
         losses = []
         for rows in torch.arange(len(self.x0)).split(self.batch_size):
             x0, eps = self.x0[rows].to(self.device), self.eps[rows].to(self.device)
-            t = self.objective.times(den, self.u[rows])
+            t = self.objective.held_out_times(den, self.u[rows])
             cond = {} if self.labels is None else {"class_labels": self.labels[rows].to(self.device)}
             losses.append(self.objective(den, x0, eps, t, **cond).cpu())
         loss, place = torch.cat(losses), (self.u * BINS).long()

@@ -48,9 +48,14 @@ def _pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def to_files(
-    network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, scaler: Any, counters: Counters
+    network: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    counters: Counters,
+    task: Mapping[str, Tensor] | None = None,
 ) -> dict[str, bytes]:
-    """The content of a checkpoint: name -> bytes."""
+    """The content of a checkpoint: name -> bytes; a task that remembers nothing has no file."""
     moments = {
         f"{name}.{moment}": optimizer.state[parameter][moment]
         for name, parameter in network.named_parameters()
@@ -63,7 +68,7 @@ def to_files(
         "ema.safetensors": _pack(ema.network.state_dict()),
         "optimizer.safetensors": _pack(moments),
         "state.json": json.dumps(numbers, sort_keys=True).encode(),
-    }
+    } | ({"task.safetensors": _pack(task)} if task else {})
 
 
 def counters_of(checkpoint: Checkpoint) -> Counters:
@@ -94,7 +99,7 @@ def _content(checkpoint: Checkpoint, name: str) -> bytes:
 
 
 def tensors_of(checkpoint: Checkpoint, part: str) -> dict[str, Tensor]:
-    """The tensors of `network`, `ema` or `optimizer`.
+    """The tensors of `network`, `ema`, `optimizer` or `task`.
 
     Raises:
         CheckpointError: the file is not there, or no safetensors file.
@@ -134,3 +139,17 @@ def from_checkpoint(
     stored_scaler = _numbers(checkpoint)["scaler"]
     if scaler is not None and stored_scaler is not None:
         scaler.load_state_dict(stored_scaler)
+
+
+def task_of(checkpoint: Checkpoint, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a task remembered, of the names and kinds that it remembers now; nothing where that is nothing.
+
+    Raises:
+        CheckpointError: the file is not there, or holds something else.
+    """
+    if not wanted:
+        return {}
+    tensors = tensors_of(checkpoint, "task")
+    if {name: (t.dtype, t.ndim) for name, t in tensors.items()} != {n: (t.dtype, t.ndim) for n, t in wanted.items()}:
+        raise CheckpointError(f"{checkpoint.path / 'task.safetensors'} does not fit the objective")
+    return tensors

@@ -15,6 +15,7 @@ from diffunet.data import Split
 from diffunet.spec import RunConfig
 
 M = TypeVar("M", bound=nn.Module)
+Gather = Callable[[Tensor], Tensor]  # the tensors (1, ...) of all ranks as one (world, ...)
 
 
 class Task(ABC, Generic[M]):
@@ -63,6 +64,16 @@ class Task(ABC, Generic[M]):
     @abstractmethod
     def loss(self, model: M, batch: dict[str, Tensor]) -> Tensor:
         """The loss of one batch of items of the stream, a scalar."""
+
+    def after_step(self, model: M, kept: bool, gather: Gather) -> None:
+        """Called on every rank after each step; kept is False where its gradient was not finite."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that a checkpoint must keep for the task, beside the network's."""
+        return {}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
 
     @abstractmethod
     def held_out(self, device: torch.device) -> Callable[[M], dict[str, Any]]:

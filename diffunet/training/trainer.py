@@ -77,6 +77,7 @@ class Trainer:
         )
         if resume is not None:
             state.from_checkpoint(resume, self.network, self.ema, optimizer, accelerator.scaler)
+            task.restore(state.task_of(resume, task.state()))
         settings = checkpoints.canonical(config.model_dump(mode="json"))
         self.facts = {
             "config": hashlib.sha256(settings.encode()).hexdigest(),
@@ -150,6 +151,7 @@ class Trainer:
         loss_value, stop = shared.tolist()
         finite = bool(torch.isfinite(norm)) and math.isfinite(loss_value)
         self._update(finite)
+        self.task.after_step(self.model, finite, accelerator.gather)
         record = {"step": self.counters.step + 1, "loss": loss_value, "lr": rate, "grad_norm": float(norm)}
         if not finite:
             record |= {"skipped": True, "loss": None, "grad_norm": None}
@@ -189,7 +191,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.saved_step != self.counters.step:
                 scaler = self.accelerator.scaler
-                files = state.to_files(self.network, self.ema, self.plain_optimizer, scaler, self.counters)
+                kept = self.task.state()
+                files = state.to_files(self.network, self.ema, self.plain_optimizer, scaler, self.counters, kept)
                 log.sync()
                 checkpoints.write(self.folder.checkpoints, self.counters.step, files, self.facts)
             # also where the checkpoint is there already: a kill may have come between the two
