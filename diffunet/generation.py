@@ -35,7 +35,7 @@ class Ask:
     def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The clean estimate of x (B, C, *S) at t."""
         x0: Tensor = self.den(x, t, **self._given())
-        self.last = x0 if self.recalls else None
+        self.last = x0.detach() if self.recalls else None
         return x0
 
     def pair(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -44,13 +44,13 @@ class Ask:
             x0 = self(x, t)
             return x0, x0
         x0, origin = self.den.pair(x, t, **self._given())
-        self.last = x0 if self.recalls else None
+        self.last = x0.detach() if self.recalls else None
         return x0, origin
 
     def with_variance(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """The clean estimate, and the learned place v in [0, 1] of log variance between its two bounds."""
         x0, v = self.den.with_variance(x, t, **self._given())
-        self.last = x0 if self.recalls else None
+        self.last = x0.detach() if self.recalls else None
         return x0, v
 
     def _given(self) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _labels(den: Any, cond: dict[str, Any], n: int, device: torch.device) -> dic
 def generate(
     den: Any,
     n_or_shape: int | Sequence[int],
-    sampler: Any = "ddim",
-    steps: int = 50,
+    sampler: Any = "arc",
+    steps: int = 20,
     spacing: Spacing = None,
     seed: int | Sequence[int] = 0,
     guidance: Any = None,
@@ -108,8 +108,8 @@ def generate(
     Args:
         den: a Denoiser, or anything called as den(x_t, t, **cond) -> x0 that has `.schedule`.
         n_or_shape: N, or the whole shape (N, C, *S); S may be empty.
-        sampler: a name (`ddim`, `ddpm`, a diffusers class such as `UniPCMultistepScheduler`), a dict with `kind`, or
-            a Sampler.
+        sampler: a name (`arc`, `ddim`, `ddpm`, ..., a diffusers class such as `UniPCMultistepScheduler`), a dict with
+            `kind`, or a Sampler.
         steps: sampler steps.
         spacing: leading, trailing, karras, ..., or a list of falling times; None takes the sampler's or schedule's own.
         seed: image i has seed `seed + i` and never depends on the batch; or one seed per image.

@@ -82,6 +82,10 @@ UNSET = {
     "time.channels": "64",
     "loss.weights": "1,2",
     "rates": "1,2,4,8",
+    "resolution": "128",
+    "limit": "2.0",
+    "churn_high": "1.0",
+    "options": "{use_karras_sigmas = true}",
 }
 DIFFUSES = ["--model.null_class", "--model.num_classes=3"]
 SEGMENTS = ["--run.task=segment", "--data.name=pairs", "--data.path=x", "--model.kind=classic"]
@@ -90,6 +94,9 @@ NEEDS = {
     "data.crop": ["--data.name=folder", "--data.path=x"],
     "process.schedule=karras": ["--process.prediction=edm"],
     "process.schedule=flow": ["--process.prediction=flow"],
+    "process.schedule=ve": ["--process.prediction=edm"],
+    "process.clip.kind": ["--process.clip=dynamic"],
+    "objective.variance=hybrid": ["--model.learned_variance=true"],
     "model.down=in_block": ["--model.up=in_block"],
     "model.up=in_block": ["--model.down=in_block"],
     "segment.loss=dice": ["--segment.border=false"],
@@ -130,7 +137,8 @@ def test_every_key_can_be_set_by_a_flag(key: str) -> None:
     flag = key if key == "model.kind" else key.removesuffix(".kind")  # a part is named by its kind, a section is not
     after = configs.flatten(configs.resolve(configs.parse_flags([*base, f"--{flag}={text}"])))
     if default is None:
-        assert after.get(key, after.get(f"{key}.kind")) not in (None, before.get(key))
+        given = [value for name, value in after.items() if name == key or name.startswith(f"{key}.")]
+        assert any(value not in (None, before.get(key)) for value in given)
     else:
         assert after[key] == default
 

@@ -65,7 +65,7 @@ def test_its_noise_is_that_of_pictures_with_sigma_0_to_75() -> None:
 
 @pytest.mark.parametrize("shape", [(33, 47), (16, 16), (5, 64)])
 def test_a_short_run_already_takes_noise_away_at_any_size(run: Path, shape: tuple[int, int]) -> None:
-    """At sigma 50 less than a quarter of the error is left; scaling y alone, as an untrained network does, leaves more."""
+    """At sigma 50 less than a quarter of the error is left; an untrained network, which scales y, leaves more."""
     den = load(run)
     x0 = torch.from_numpy(smooth(99, *shape) / 127.5 - 1).float()[None, None]
     y = x0 + 50 / 127.5 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))

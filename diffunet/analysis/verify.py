@@ -45,15 +45,16 @@ FOREIGN = ("diffusers",)  # the adapter's rules are other people's
 ORDER_SLACK = 0.15
 FALL = 2.0  # what an error must shrink by from few to many steps, a quarter of the first order
 FINER = 2.5  # the same of a grid: what DDIM's errors on Gaussian data, which have a closed form, shrink by
-NEAR = 0.01  # below it, what is left is the grid's end and no fault: two hundredths of the data's deviation
+NEAR = 0.015  # below it, what is left are the grid's ends and no fault: the data's deviation is 0.5 and more
 CHANCES = 5.0  # standard errors, one of which a first order rule may owe to its finite steps
 KINDS = (torch.float64, torch.float32)
 SINGLE = 2e-3  # float32 against float64, in units of the data
+WIDEST = 1e4  # sigma / alpha, which multiplies roundings: with eps no rule of higher order keeps float32's digits above
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one looks: steps of a walk, steps of the order's grids, draws of a rule with noise, calls of a curve."""
+    """How long one looks: steps of walks, calls on the order's grids, draws of a rule with noise, steps of curves."""
 
     few: int = 16
     many: int = 64
@@ -67,8 +68,8 @@ class Effort:
 class Row:
     """One sampler on one grid, from one prediction.
 
-    error, before: after effort.many and effort.few steps. calls: of the network, for `error`. wrong: what is off, by
-    kind (order, error, draws, float32); empty where all is well.
+    error, before: after effort.many steps, and the larger of those after effort.few and half as many. calls: of the
+    network, for `error`. wrong: what is off, by kind (order, error, draws, float32); empty where all is well.
     """
 
     sampler: str
@@ -138,8 +139,13 @@ def judge_chances(seen: dict[str, float]) -> dict[str, str]:
 
 
 def judge_single(rule: Sampler, den: Posed, steps: int) -> dict[str, str]:
-    """The complaint about float32 that tells otherwise than float64."""
-    exact, single = (last(rule, den, spread().to(kind), steps, None, Noise([])) for kind in KINDS)
+    """The complaint about float32 that tells otherwise than float64; none where the process begins beyond WIDEST."""
+    alpha, sigma = den.schedule.alpha(den.schedule.t_max), den.schedule.sigma(den.schedule.t_max)
+    if sigma > WIDEST * alpha:
+        return {}
+    times = rule.times(den.schedule, steps)
+    x = rule.scale(den.schedule) * spread()
+    exact, single = (last(rule, den, x.to(kind), times, Noise([])) for kind in KINDS)
     difference = float((exact - single).abs().max())
     return {} if difference <= SINGLE else {"float32": f"float32 ends {difference:.1e} from float64"}
 
@@ -194,14 +200,14 @@ class Subject:
     def of(cls, name: str, schedule: Schedule, prediction: str, steps: int) -> Subject:
         """From names."""
         rule, (both, gaussian) = build(name), (make(schedule) for make in (Both, gaussian_denoiser))
-        noisy = draws_noise(rule, schedule, steps, None) > 0
+        noisy = draws_noise(rule, schedule, rule.times(schedule, steps)) > 0
         return cls(name, rule, prediction, Posed(both, prediction), Posed(gaussian, prediction), noisy)
 
     def error(self, steps: int, spacing: str | None) -> tuple[float, int]:
         """The error of a whole walk, and the calls of the network that it made."""
         den, measure = (self.gaussian, gaussian_error) if self.noisy else (self.both, flow_error)
         before = den.calls
-        return measure(self.rule, den, steps, spacing), den.calls - before
+        return measure(self.rule, den, self.rule.times(den.schedule, steps, spacing)), den.calls - before
 
     def claims(self, effort: Effort) -> tuple[float | None, dict[str, str]]:
         """The measured order of a rule that claims one, and what is off on whichever grid."""
@@ -217,7 +223,9 @@ class Subject:
     def row(self, spacing: str, coarse: bool, order: float | None, wrong: dict[str, str], effort: Effort) -> Row:
         """What one grid shows, beside what is known of all."""
         few, many = effort.few, effort.many
-        before, (error, calls) = self.error(few, spacing)[0], self.error(many, spacing)
+        # an error may pass through 0 on its way
+        before = max(self.error(steps, spacing)[0] for steps in {few, max(1, few // 2)})
+        error, calls = self.error(many, spacing)
         found = ({} if coarse else judge_error(before, error, effort)) | wrong
         kind, claimed = self.both.schedule.config.kind, self.rule.order
         return Row(self.name, kind, spacing, self.prediction, claimed, order, error, before, calls, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -89,42 +90,48 @@ def spread() -> Tensor:
     return torch.linspace(-1.5, 1.5, 7, dtype=torch.float64).expand(2, 1, 7).clone()
 
 
-def last(rule: Sampler, den: Any, eps: Tensor, steps: int, spacing: str | None, noise: Noise) -> Tensor:
-    """Where a walk from unit noise ends, as `generate` makes it."""
-    *_, state = rule.run(den, den.schedule, eps, steps, spacing, noise)
+def last(rule: Sampler, den: Any, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+    """Where a walk from x at times[0] ends."""
+    *_, state = rule.walk(den, den.schedule, x, times, noise)
     return state.x
 
 
-def draws_noise(rule: Sampler, schedule: Any, steps: int, spacing: str | None) -> int:
+def draws_noise(rule: Sampler, schedule: Any, times: Sequence[float]) -> int:
     """How often a walk asks for noise."""
-    noise, exact = Basis(0), gaussian_denoiser(schedule)
-    last(rule, exact, torch.zeros(1, 1, 1, dtype=torch.float64), steps, spacing, noise)
+    noise = Basis(0)
+    last(rule, gaussian_denoiser(schedule), torch.zeros(1, 1, 1, dtype=torch.float64), times, noise)
     return noise.used
 
 
-def flow_error(rule: Sampler, den: Posed, steps: int, spacing: str | None) -> float:
-    """Root mean square distance to the probability flow, of a walk without noise over `Both`."""
-    eps, schedule = spread(), den.schedule
-    exact = den.flow(rule.scale(schedule) * eps, 1.0, 0.0)
-    return float((last(rule, den, eps, steps, spacing, Noise([])) - exact).square().mean().sqrt())
+def flow_error(rule: Sampler, den: Posed, times: Sequence[float]) -> float:
+    """Root mean square distance to the probability flow, of a walk without noise over `Both`.
+
+    It starts as `generate` does, at whichever time the grid begins; a grid that begins late is not the walk's fault.
+    """
+    x = rule.scale(den.schedule) * spread()
+    return float((last(rule, den, x, times, Noise([])) - den.flow(x, times[0], 0.0)).square().mean().sqrt())
 
 
-def gaussian_error(rule: Sampler, den: Posed, steps: int, spacing: str | None) -> float:
+def gaussian_error(rule: Sampler, den: Posed, times: Sequence[float]) -> float:
     """Distance of the Gaussian that a walk with noise makes to the data's, of one mode: exact, nothing is drawn.
 
-    The result is m' + g eps + sum_k h_k z_k, whose terms are read off rows in which all noise but one is 0.
+    The walk starts from the distribution of x_t. Its end is m' + g eps + sum_k h_k z_k, whose terms are read off rows
+    in which all noise but one is 0.
     """
-    eps = torch.zeros(draws_noise(rule, den.schedule, steps, spacing) + 2, 1, 1, dtype=torch.float64)
+    m, v = float(den.exact.m[0]), float(den.exact.v[0])
+    a, s = den.schedule.alpha(times[0]), den.schedule.sigma(times[0])
+    eps = torch.zeros(draws_noise(rule, den.schedule, times) + 2, 1, 1, dtype=torch.float64)
     eps[1] = 1.0
-    x = last(rule, den, eps, steps, spacing, Basis(2)).flatten()
+    x = last(rule, den, a * m + math.sqrt(a**2 * v + s**2) * eps, times, Basis(2)).flatten()
     mean, deviation = float(x[0]), float((x[1:] - x[0]).square().sum().sqrt())
-    return math.hypot(mean - float(den.exact.m[0]), deviation - math.sqrt(float(den.exact.v[0])))
+    return math.hypot(mean - m, deviation - math.sqrt(v))
 
 
 def chances(rule: Sampler, den: Posed, draws: int, steps: int) -> dict[str, float]:
     """How many standard errors the draws of the mixture lie off: weight of the left mode, mean, deviation."""
     noise = Noise(range(8))
-    x = last(rule, den, noise((1, draws // 8)).double(), steps, "arc", noise).flatten()
+    start = rule.scale(den.schedule) * noise((1, draws // 8)).double()
+    x = last(rule, den, start, rule.times(den.schedule, steps, "arc"), noise).flatten()
     n, (w, m, v) = len(x), (values.squeeze() for values in (den.exact.w, den.exact.m, den.exact.v))
     below = float((w * torch.special.ndtr(-m / v.sqrt())).sum())
     mean = float((w * m).sum())
@@ -148,7 +155,8 @@ def window(schedule: Any, legs: int) -> tuple[float, float]:
 
 
 def order_of(rule: Sampler, den: Posed, steps: tuple[int, ...]) -> float:
-    """The measured order between the two finest of the grids."""
+    """The measured order between the two finest grids of so many calls: more legs would leave little but rounding."""
+    steps = tuple(n // rule.calls for n in steps)
     first, reach = window(den.schedule, steps[0])
     t = float(den.schedule.t_of_logsnr(2 * first))
     a, s = den.schedule.alpha(t), den.schedule.sigma(t)

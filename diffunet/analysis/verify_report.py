@@ -41,10 +41,13 @@ def text(result: Verification, everything: bool = False) -> str:
         list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("sampler", "prediction", "spacing")
     )
     verdict = f"{len(off)} of {len(rows)} rows are OFF" if off else f"all {len(rows)} rows are right"
+    begins = {name: float(result.schedule.grid(result.effort.many, name)[0]) for name in spacings}
+    late = [f"{name} (at {t:.3g})" for name, t in begins.items() if t < 1]
     head = [
         f"{result.schedule}: {verdict} ({result.seconds:.0f} s)",
         f"{len(samplers)} samplers; from {', '.join(predictions)}; over {', '.join(spacings)}",
         *(f"left out: {why}" for why in result.left_out.values()),
+        *([f"begins below t = 1, though from pure noise: {', '.join(late)}"] if late else []),
         *([f"coarse here, and so not held against a sampler: {', '.join(result.coarse)}"] if result.coarse else []),
         "",
     ]
@@ -65,8 +68,8 @@ def summary(result: Verification, samplers: Sequence[str]) -> str:
     explained = (
         "claims, shows: order of convergence. own, best, worst grid: error after "
         f"{result.effort.many} steps, in units of the data,\n"
-        "which is the distance to the probability flow (on a Gaussian and a mixture) or, of samplers with noise,\n"
-        "the distance of the Gaussian that they make to the right one."
+        "which is the distance to the probability flow (on a Gaussian and a mixture) or, of samplers\n"
+        "with noise, the distance of the Gaussian that they make to the right one."
     )
     return f"{table(HEADS, lines, left=len(HEADS))}\n\n{explained}"
 

@@ -23,7 +23,7 @@ def evaluate(
     n: Annotated[int | None, typer.Option("--n", help="images on each side [default: all held-out]", min=2)] = None,
     extractor: Annotated[str | None, typer.Option(help="auto, classifier, random_conv or inception")] = None,
     seed: Annotated[int | None, typer.Option(help="first seed of the samples", min=0, max=2**40)] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, or a diffusers class")] = None,
+    sampler: Annotated[str | None, typer.Option(help="arc, ddim, ddpm, heun, ... or a diffusers class")] = None,
     option: Annotated[list[str] | None, typer.Option(help="a sampler's option: eta=0.5")] = None,
     steps: Annotated[int | None, typer.Option(help="sampler steps", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance")] = None,
@@ -124,7 +124,8 @@ def _samples(run: Path, config: RunConfig, given: dict[str, Any], out: Path | No
         watch=lambda progress: None,
     )
     words = ", ".join(f"{k} {v}" for k, v in chosen.model_dump().items() if k != "kind")
-    described = f"{chosen.kind} ({words}), {taken} steps, EMA weights, guidance {shown(scale)}, seeds from {seeds[0]}"
+    named = f"{chosen.kind} ({words})" if words else chosen.kind
+    described = f"{named}, {taken} steps, EMA weights, guidance {shown(scale)}, seeds from {seeds[0]}"
     train, held_out = stack(split.train), stack(split.held_out)
     evaluation = compare(
         images.cpu(), held_out, train, *labels_of(split.train, split.held_out), wanted, sampler=described

@@ -29,7 +29,7 @@ def sample(
     n: Annotated[int | None, typer.Option("--n", help="how many images [default: 64]", min=1, max=1_000_000)] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds, one image each: 0-63, or 3,5,8-10")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm, or a diffusers class: UniPCMultistepScheduler")
+        str | None, typer.Option(help="arc, ddim, ddpm, heun, ... or a diffusers class: UniPCMultistepScheduler")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="a sampler's option: eta=0.5, variance=fixed_large")] = None,
     steps: Annotated[int | None, typer.Option(help="sampler steps", min=1, max=1_000_000)] = None,

@@ -48,6 +48,7 @@ class Betas:
 
     name, schedule = "discrete", Discrete
     options: ClassVar[tuple[str, ...]] = ("trained_betas", "prediction_type")
+    spacings: ClassVar[tuple[str, ...]] = ("trailing", "leading", "linspace")
 
     def wanted(self, schedule: Any, spacing: str) -> dict[str, Any]:
         """Options for the constructor; it gets those that it knows."""
@@ -90,6 +91,7 @@ class Sigmas:
 
     name, schedule = "karras", Karras
     options: ClassVar[tuple[str, ...]] = ("sigma_data", "prediction_type")
+    spacings: ClassVar[tuple[str, ...]] = ("karras",)
 
     def wanted(self, schedule: Any, spacing: str) -> dict[str, Any]:
         """Options for the constructor; it gets those that it knows."""
@@ -189,7 +191,7 @@ class DiffusersScheduler(Sampler):
         if spacing is not None and not isinstance(spacing, str):
             raise ConfigError("diffusers schedulers visit times of their own: give spacing by name")
         schedule.grid(steps, spacing)  # refuses steps and spacings that diffusers would meet later, less clearly
-        spacing = spacing or schedule.default_spacing
+        spacing = choose("spacing of diffusers", spacing or schedule.default_spacing, family.spacings)
         wanted = family.wanted(schedule, spacing) | {"noise_sampler_seed": seeds}
         known = parameters(self.scheduler_class.__init__)
         free = [name for name in known if name not in wanted or name == "timestep_spacing"]

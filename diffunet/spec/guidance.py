@@ -59,9 +59,12 @@ class CompositionGuidance(GuidanceOptions):
 
 
 def numbered(value: Any) -> Any:
-    """A number is the scale of classifier-free guidance; a name is a kind."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {"kind": "classifier_free", "scale": value} if is_number else named(value)
+    """A number is the scale of classifier-free guidance; a name is a kind; a table's keys say which it is."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"kind": "classifier_free", "scale": value}
+    if isinstance(value, dict):
+        return {"kind": "composition" if value.keys() & {"scales", "classes"} else "classifier_free"} | value
+    return named(value)
 
 
 GuidanceConfig = Annotated[

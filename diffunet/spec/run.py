@@ -13,7 +13,7 @@ from diffunet.spec.guidance import GuidanceConfig
 from diffunet.spec.network import NetworkConfig, UNetConfig
 from diffunet.spec.objectives import ObjectiveConfig, clashes
 from diffunet.spec.process import ProcessConfig
-from diffunet.spec.samplers import DDIMSampler, SamplerConfig
+from diffunet.spec.samplers import ArcSampler, SamplerConfig
 from diffunet.spec.schedules import SpacingName
 from diffunet.spec.segmentation import SegmentConfig
 
@@ -70,8 +70,8 @@ class EMAConfig(Spec):
 class SampleConfig(Spec):
     """What `diffunet sample`, previews and `diffunet evaluate` do where no flag says otherwise."""
 
-    sampler: SamplerConfig = DDIMSampler()
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    sampler: SamplerConfig = ArcSampler()
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     spacing: SpacingName | None = None
     guidance: GuidanceConfig | None = Field(None, description="scale of classifier-free guidance, or a table")
     batch_size: Count = 64

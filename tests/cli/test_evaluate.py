@@ -43,7 +43,7 @@ def test_the_table_has_every_metric_and_its_floor(run: Path, capsys: pytest.Capt
         assert math.isfinite(float(floor))
         assert ratio == "-" or float(ratio) == pytest.approx(float(samples) / float(floor), rel=2e-3)
     head = " ".join(lines)
-    assert "ddim (eta 0.0), 2 steps, EMA weights, guidance none" in head
+    assert "arc, 2 steps, EMA weights, guidance none" in head
     assert "24 samples against 24 held-out images, seed 0" in head
     assert max(map(len, lines)) <= 80
 

@@ -21,10 +21,10 @@ from tests.cli.test_sample import arrays, refusal
 USAGE: list[tuple[list[str], str]] = [
     (["--n", "4", "--seeds", "0-3"], "give --n or --seeds, not both"),
     (["--n", "0"], "see diffunet sample --help"),
-    (["--sampler", "dimm"], "unknown sampler 'dimm'; did you mean 'ddim'? one of: ddpm, ddim"),
+    (["--sampler", "dimm"], "unknown sampler 'dimm'; did you mean 'ddim'? one of: arc, ddpm, ddim"),
     (["--sampler", "DDIMsScheduler"], "unknown diffusers scheduler 'DDIMsScheduler'; did you mean 'DDIMScheduler'?"),
-    (["--option", "etaa=0.5"], "ddim.etaa: "),
-    (["--option", "eta=2"], "ddim.eta: "),
+    (["--sampler", "ddim", "--option", "etaa=0.5"], "ddim.etaa: "),
+    (["--sampler", "ddim", "--option", "eta=2"], "ddim.eta: "),
     (["--option", "eta"], "--option 'eta' should be NAME=VALUE"),
     (["--spacing", "leding"], "did you mean 'leading'?"),
     (["--ema", "best"], "see diffunet sample --help"),
