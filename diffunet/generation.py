@@ -53,6 +53,11 @@ class Ask:
         self.last = x0.detach() if self.recalls else None
         return x0, v
 
+    def threshold(self, x0: Tensor) -> Tensor:
+        """The denoiser's own threshold, if it has one."""
+        own = getattr(self.den, "threshold", None)
+        return x0 if own is None else own(x0)
+
     def _given(self) -> dict[str, Any]:
         return self.cond if self.last is None else self.cond | {"previous": self.last}
 
@@ -168,9 +173,10 @@ def _run(
 ) -> Tensor:
     x = noise
     for state in rule.run(ask, ask.den.schedule, noise, steps, spacing, source):
-        x = state.x
+        # a rule may extrapolate its last estimates a little beyond what the denoiser allows
+        x = ask.threshold(state.x) if state.t == 0 else state.x
         if on_step is not None:
-            on_step(Progress(*state, first))
+            on_step(Progress(*state._replace(x=x), first))
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x.reshape(len(x), -1))).any(dim=1).sum())
         raise NumericError(f"{bad} of {len(x)} images are not finite; the weights or the input are broken")

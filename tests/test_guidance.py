@@ -92,7 +92,7 @@ def test_an_empty_interval_is_the_conditional_model_bit_for_bit(net: Denoiser, i
 )
 def test_one_call_a_step_of_twice_the_batch_inside_the_interval(interval: tuple[float, float], guided: Any) -> None:
     den = classes(1.0, 0.0)
-    generate(den, SHAPE, steps=10, guidance=3.0, guidance_interval=interval, class_labels=0)
+    generate(den, SHAPE, "ddim", 10, guidance=3.0, guidance_interval=interval, class_labels=0)
     assert den.network.calls == [8 if i in set(guided) else 4 for i in range(10)]
 
 

@@ -208,7 +208,7 @@ def test_an_interval_in_sigma_is_where_sigma_over_alpha_lies(x_t: Tensor) -> Non
             asked.append(round(float(KARRAS.sigma(t)), 3))
             return weak(x, t)
 
-    generate(strong, SHAPE, steps=18, guidance=lambda d: SigmaInterval(Autoguidance(d, Counted(), 2.0), 0.6, 20.0))
+    generate(strong, SHAPE, "ddim", 18, guidance=lambda d: SigmaInterval(Autoguidance(d, Counted(), 2.0), 0.6, 20.0))
     assert asked == [19.352, 12.91, 8.401, 5.315, 3.257, 1.923, 1.088]
 
 

@@ -23,49 +23,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffunet.samplers.base import D0, Form, Leg, Point, Sampler, X, points
-from diffunet.samplers.exponential import lagrange_weights
+from diffunet.samplers.base import Form, Leg, Point, Sampler, points
+from diffunet.samplers.exponential import legendre
 from diffunet.spec import ArcSampler
 
-EMPTY = Form({})
+Array = NDArray[np.float64]
+QUADRATURE = 24  # points: over a quarter of a circle at most, float64's own precision
+# what an evaluation is called: x and D on its own leg, one leg later, two legs later
+NAMES = (("x", "D0"), ("P1", "H1"), ("P2", "H2"))
 
 
-def u(phi: NDArray[np.float64]) -> NDArray[np.float64]:
+def u(phi: Array) -> Array:
     """The variable of the polynomials: quick where sigma is half of alpha, where images take their shape."""
     return np.arctan2(2 * np.sin(phi), np.cos(phi))
 
 
-class Seen(NamedTuple):
-    """An evaluation: its angle, the clean estimate and the noise."""
-
-    phi: float
-    D: Form
-    e: Form
-
-    @classmethod
-    def at(cls, point: Point, x: Form, D: Form) -> Seen:
-        """From x_t and its estimate."""
-        return cls(math.atan2(point.sigma, point.alpha), D, (x - point.alpha * D) / point.sigma)
-
-
-def bend(a: float, b: float, seen: Sequence[Seen]) -> Form:
-    """sum_i [a_i (D_i - D_0) + b_i (e_i - e_0)] from angle a to b: what the rotation with the first of them lacks."""
-    if len(seen) == 1:
-        return EMPTY
-    nodes = u(np.array([one.phi for one in seen])).tolist()
-    of_D = lagrange_weights(nodes, a, b, lambda phi: -np.sin(phi), u)
-    of_e = lagrange_weights(nodes, a, b, np.cos, u)
-    first, *others = seen
-    parts = [
-        a_i * (one.D - first.D) + b_i * (one.e - first.e)
-        for a_i, b_i, one in zip(of_D[1:], of_e[1:], others, strict=True)
-    ]
-    return sum(parts, EMPTY)
+def bends(start: Array, end: Array, nodes: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """a_i and b_i of each node but the first, from angle `start` to `end`; every array has an entry for each leg."""
+    xi, omega = legendre(QUADRATURE)
+    half = ((end - start) / 2)[:, None]
+    phi = ((end + start) / 2)[:, None] + half * xi
+    here, at = u(phi), [u(node)[:, None] for node in nodes]
+    found = []
+    for i, node in enumerate(at[1:], 1):
+        others = [other for j, other in enumerate(at) if j != i]
+        polynomial = np.prod([(here - other) / (node - other) for other in others], axis=0)
+        weight = omega * half * polynomial
+        found.append((-(weight * np.sin(phi)).sum(axis=1), (weight * np.cos(phi)).sum(axis=1)))
+    return found
 
 
 class Arc(Sampler):
@@ -79,20 +69,46 @@ class Arc(Sampler):
 
     def legs(self, schedule: Any, times: Sequence[float]) -> list[Leg]:
         grid = points(schedule, times)
-        return [self._leg(grid, i) for i in range(len(grid) - 1)]
-
-    def _leg(self, grid: Sequence[Point], i: int) -> Leg:
-        t, s = grid[i : i + 2]
-        past = [Seen.at(grid[i - k], Form.of(f"P{k}"), Form.of(f"H{k}")) for k in range(1, min(i, 2) + 1)]
-        now, end = Seen.at(t, X, D0), math.atan2(s.sigma, s.alpha)
-        # P1 and P2 are predictions; what the corrector would have added to x comes along on the next leg
-        late = self._late(now, past) if past else EMPTY
-        y = late + bend(now.phi, end, [now, *past[:1]])
-        keep = {"P1": X, "H1": D0} | ({"P2": Form.of("P1"), "H2": Form.of("H1")} if i else {})
-        return Leg.of(t, s, s.alpha * D0 + s.sigma * now.e + math.hypot(s.alpha, s.sigma) * y, keep)
+        a, b = self._weights(np.array([math.atan2(point.sigma, point.alpha) for point in grid]))
+        return [self._leg(grid, i, a[i].tolist(), b[i].tolist()) for i in range(len(grid) - 1)]
 
     @staticmethod
-    def _late(now: Seen, past: Sequence[Seen]) -> Form:
-        """Corrector less predictor of the leg that ended now."""
-        start, *before = past
-        return bend(start.phi, now.phi, [start, now, *before]) - bend(start.phi, now.phi, past)
+    def _weights(phi: Array) -> tuple[Array, Array]:
+        """Of each leg: what D and e of this evaluation, the one before and the one before that add to a rotation."""
+        legs = len(phi) - 1
+        a, b = np.zeros((legs, 3)), np.zeros((legs, 3))
+
+        def add(first: int, base: int, node: int, weights: tuple[Array, Array], sign: float = 1.0) -> None:
+            """a (D_node - D_base) + b (e_node - e_base), on leg `first` and the next ones."""
+            for total, w in zip((a, b), weights, strict=True):
+                total[first : first + len(w), node] += sign * w
+                total[first : first + len(w), base] -= sign * w
+
+        if legs > 1:  # the predictor: a line through this evaluation and the last
+            (line,) = bends(phi[1:-1], phi[2:], [phi[1:-1], phi[:-2]])
+            add(1, 0, 1, line)
+            # the corrector on the second leg: a line through both ends of the first; its predictor was a rotation
+            (line,) = bends(phi[:1], phi[1:2], [phi[:1], phi[1:2]])
+            add(1, 1, 0, line)
+        if legs > 2:  # later: a parabola through three, less the line that had predicted
+            newest, oldest = bends(phi[1:-2], phi[2:-1], [phi[1:-2], phi[2:-1], phi[:-3]])
+            (line,) = bends(phi[1:-2], phi[2:-1], [phi[1:-2], phi[:-3]])
+            add(2, 1, 0, newest)
+            add(2, 1, 2, oldest)
+            add(2, 1, 2, line, -1.0)
+        return a, b
+
+    @staticmethod
+    def _leg(grid: Sequence[Point], i: int, a: list[float], b: list[float]) -> Leg:
+        t, s = grid[i : i + 2]
+        n = math.hypot(s.alpha, s.sigma)
+        a, b = [n * w for w in a], [n * w for w in b]
+        a[0], b[0] = a[0] + s.alpha, b[0] + s.sigma  # DDIM
+        terms: dict[str, float] = {}
+        for k in range(min(i, 2) + 1):
+            x, D = NAMES[k]
+            seen = grid[i - k]
+            # e = (x - alpha D) / sigma; P1 and P2 are x as it was predicted
+            terms[x], terms[D] = b[k] / seen.sigma, a[k] - b[k] * seen.alpha / seen.sigma
+        keep = {"P1": "x", "H1": "D0"} | ({"P2": "P1", "H2": "H1"} if i else {})
+        return Leg.of(t, s, Form(terms), {name: Form.of(of) for name, of in keep.items()})

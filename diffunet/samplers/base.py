@@ -62,10 +62,12 @@ def apply(row: Row, values: Mapping[str, Tensor]) -> Tensor:
     """The combination of tensors that a row stands for."""
     if not row:
         return torch.zeros_like(values["x"])
+    if row[0][1] == 1.0 and len(row) == 1:
+        return values[row[0][0]]
     (first, factor), *rest = row
-    result = values[first] if factor == 1.0 else values[first] * factor
+    result = values[first] * factor
     for name, value in rest:
-        result = torch.add(result, values[name], alpha=value)
+        result.add_(values[name], alpha=value)
     return result
 
 

@@ -120,6 +120,7 @@ class Straight:
 
     name, schedule = "flow", Flow
     options: ClassVar[tuple[str, ...]] = ("shift", "num_train_timesteps")
+    spacings: ClassVar[tuple[str, ...]] = ("uniform",)
 
     def wanted(self, schedule: Any, spacing: str) -> dict[str, Any]:
         """Options for the constructor; it gets those that it knows."""
