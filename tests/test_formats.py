@@ -22,7 +22,7 @@ FORMATS = sorted((Path(__file__).parent / "fixtures").glob("format-*"))
 def test_old_weights_draw_the_same_image(folder: Path) -> None:
     """Float32 sums may be ordered otherwise on another processor: 1e-4 of values in [-1, 1]."""
     expected = json.loads((folder / "expected.json").read_text())
-    image = generate(load(folder / "weights.safetensors"), 1, steps=5, seed=3, class_labels=1)
+    image = generate(load(folder / "weights.safetensors"), 1, "ddim", 5, seed=3, class_labels=1)
     assert image.flatten()[:8].tolist() == pytest.approx(expected["image"], abs=1e-4)
 
 

@@ -76,7 +76,8 @@ def scheduler_options(den: Denoiser) -> dict[str, Any]:
             "a dynamic threshold is not written into diffusers' DDPMScheduler; build the Denoiser with clip=(-1, 1)"
         )
     if den.clip and den.clip[0] != -den.clip[1]:
-        raise ConfigError(f"diffusers' DDPMScheduler cannot say clip = {list(den.clip)}; only [-r, r]")
+        low, high = den.clip
+        raise ConfigError(f"diffusers' DDPMScheduler cannot say clip = [{low:g}, {high:g}]; only [-r, r]")
     config, betas = den.schedule.config, den.schedule.betas()
     if betas.float().max() >= 1:
         raise ConfigError(f"{den.schedule}: its last beta is 1 in diffusers' float32, where eps says nothing of x0")
