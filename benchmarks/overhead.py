@@ -5,8 +5,8 @@
 The network is a function that returns a tensor at no cost, and the image is one of 3x8x8, so that what is left is the
 sampler. Ours is the whole of `Sampler.walk`, as `generate` calls it: the plan of all legs, and the steps; both are also
 told apart. Theirs is scale_model_input and step; their set_timesteps is not counted. All run in this process on one
-thread, in turns, in CPU time; figures are medians over rounds. The exit code is 1 where DDIM or the default sampler
-costs more than LIMIT of diffusers' DDIM. `--quick` takes a minute, judges and writes nothing.
+thread, in turns, in CPU time; figures are medians over rounds. The exit code is 1 where a step of DDIM or of the
+default sampler costs more than LIMIT of diffusers' DDIM step. `--quick` takes a minute, judges and writes nothing.
 """
 
 from __future__ import annotations
@@ -164,6 +164,11 @@ def measure(rounds: int) -> dict[str, float]:
     return {name: median(values) for name, values in taken.items()}
 
 
+def step(found: dict[str, float], name: str) -> float:
+    """A sampler's steps without its plan."""
+    return found[f"walk {name}"] - found[f"plan {name}"]
+
+
 def rows(found: dict[str, float]) -> list[str]:
     """The table in Markdown, our samplers in the order of their cost."""
     base, lines = found["theirs ddim"], []
@@ -181,7 +186,7 @@ def rows(found: dict[str, float]) -> list[str]:
 def page(found: dict[str, float], rounds: int) -> str:
     """benchmarks/overhead.md."""
     share = ", ".join(f"{name.removeprefix('denoiser ')} {v:.0f}" for name, v in found.items() if "denoiser" in name)
-    judged = ", ".join(f"{name} {found[f'walk {name}'] / found['theirs ddim']:.2f}" for name in JUDGED)
+    judged = ", ".join(f"{name} {step(found, name) / found['theirs ddim']:.2f}" for name in JUDGED)
     lines = [
         "# What a sampler costs beside the network",
         "",
@@ -192,7 +197,8 @@ def page(found: dict[str, float], rounds: int) -> str:
         f"of the same rule. torch {torch.__version__}, diffusers {compat.diffusers().__version__}, "
         f"{platform.machine()}.",
         "",
-        f"Of diffusers' DDIM step ({found['theirs ddim']:.0f} us) ours cost: {judged}; at most {LIMIT} is asked.",
+        f"Of diffusers' DDIM step ({found['theirs ddim']:.0f} us) a step of ours costs: {judged}; at most {LIMIT} is "
+        "asked. Plans are made once for a grid, as their set_timesteps is.",
         "",
         *HEADER,
         *rows(found),
@@ -220,7 +226,7 @@ def main() -> int:
     if arguments.quick:
         return 0
     (HERE / "overhead.md").write_text(page(found, arguments.rounds))
-    slow = [name for name in JUDGED if found[f"walk {name}"] > LIMIT * found["theirs ddim"]]
+    slow = [name for name in JUDGED if step(found, name) > LIMIT * found["theirs ddim"]]
     if slow:
         print(f"more than {LIMIT} of diffusers' DDIM step: {', '.join(slow)}", file=sys.stderr)
     return 1 if slow else 0
