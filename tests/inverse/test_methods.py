@@ -6,65 +6,21 @@ once. Errors of the mean are in units of the prior's largest deviation from it (
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.posteriors import DRAWS, OPERATORS, SIZE, OneStream, drawn, moments, off
 from diffunet.errors import ConfigError, NumericError
-from diffunet.inverse import METHODS, Operator, Problem, build_method, build_operator, denoise, restore
+from diffunet.inverse import METHODS, Problem, build_method, build_operator, denoise, restore
 from diffunet.inverse.method import stretches, travelled
 from diffunet.schedules import Schedule
-from tests.inverse.gaussians import Correlated, OneStream, moments, smooth
 from tests.oracles import Gaussian, Mixture
 
-SIZE, DRAWS = 5, 2000
-MEAN, COVARIANCE = torch.linspace(-0.4, 0.4, SIZE, dtype=torch.float64), smooth(SIZE)
 # with 2000 draws an exact sampler is off by 1 / sqrt(2000) = 2.2 % of a deviation; three of these are allowed
 CHANCE = 3 * 0.5 / DRAWS**0.5
-OPERATORS = {
-    "mask": {"kind": "mask", "known": 0.5},
-    "average": {"kind": "average", "scale": 2},
-    "blur": {"kind": "gaussian_blur", "std": 0.8},
-}
-
-
-class Off(NamedTuple):
-    """How far the draws are from the posterior."""
-
-    mean: float
-    trace: float
-
-
-def measured(A: Operator, sigma: float) -> Tensor:
-    """One y (1, *M) of an image drawn from the prior."""
-    generator = torch.Generator().manual_seed(5)
-    root = torch.linalg.cholesky(COVARIANCE)
-    y = A(MEAN + torch.randn(1, 1, SIZE, dtype=torch.float64, generator=generator) @ root.T)
-    return y + sigma * torch.randn(y.shape, dtype=torch.float64, generator=generator)
-
-
-def drawn(
-    method: dict[str, Any], operator: str, sigma: float, schedule: Schedule, steps: int, draws: int = DRAWS
-) -> tuple[Tensor, Correlated, Operator, Tensor]:
-    """Samples (draws, 1, SIZE), and what they are samples of."""
-    den, A = Correlated(schedule, MEAN, COVARIANCE), build_operator(OPERATORS[operator], (1, SIZE))
-    y = measured(A, sigma)
-    walker = build_method(method, Problem(A, y.expand(draws, *y.shape[1:]), sigma), den)
-    noise = OneStream(1)
-    with torch.no_grad():
-        x = walker.begin(A.guess(y).expand(draws, 1, SIZE), 1.0, noise)
-        for state in walker.walk(den, schedule, x, walker.times(schedule, steps), noise):
-            x = state.x
-    return x, den, A, y
-
-
-def off(method: dict[str, Any], operator: str, sigma: float, schedule: Schedule, steps: int) -> Off:
-    """Error of mean and covariance."""
-    x, den, A, y = drawn(method, operator, sigma, schedule, steps)
-    (mean, covariance), (right, spread) = moments(x), den.posterior(A, y, sigma)
-    return Off(float((mean - right).abs().max()), float(covariance.trace() / spread.trace()))
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.2])

@@ -11,11 +11,12 @@ from scipy import ndimage, signal
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.posteriors import matrix
 from diffunet.errors import ConfigError
 from diffunet.inverse import OPERATORS, Convolution, Operator, build_operator
 from diffunet.inverse.convolution import line
-from tests.inverse.gaussians import SHAPES, matrix
 
+SHAPES = ((3, 7, 9), (3, 6, 5))
 # options beside the defaults: other borders, sides that the scale does not divide, kernels larger than the image
 OPTIONS: list[dict[str, Any]] = [{"kind": name} for name in OPERATORS] + [
     {"kind": "average", "scale": 4},
