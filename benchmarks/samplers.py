@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.contenders import TWINS, Blobs, contenders, deterministic, sliced_wasserstein, steps_of
-from benchmarks.samplers_page import write
+from benchmarks.samplers_page import winners, write
 from diffunet import Schedule, data, generate, load
 from diffunet.cli.evaluate import labels_of, stack
 from diffunet.cli.runs import random_label
@@ -173,8 +173,10 @@ def main() -> None:
         run(list(cheap(list(named), budgets)))
         run(list(dear([target for target in named if not target.startswith("mixture")], budgets, table)))
     titled = {named[target]: cells for target, cells in table.items()}
-    summary = write(titled, budgets, None if options.quick else Path(__file__).parent)
-    print(json.dumps(titled) if options.json else summary)
+    if not options.quick:
+        facts = {"mixtures": len(SEEDS), "points": f"{POINTS:,}", "images": IMAGES, "followed": FOLLOWED}
+        write(titled, budgets, Path(__file__).parent, **facts)
+    print(json.dumps(titled) if options.json else "\n".join(winners(titled, budgets)))
 
 
 if __name__ == "__main__":

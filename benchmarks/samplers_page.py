@@ -136,18 +136,15 @@ def picture(tables: dict[str, Cells], budgets: tuple[int, ...], path: Path) -> N
     pyplot.close(figure)
 
 
-def write(tables: dict[str, Cells], budgets: tuple[int, ...], folder: Path | None, command: str = "") -> str:
-    """samplers.md, samplers.png and samplers.json in a folder; gives the table of winners."""
+def write(tables: dict[str, Cells], budgets: tuple[int, ...], folder: Path, **facts: Any) -> None:
+    """samplers.md, samplers.png and samplers.json in a folder; facts fill the gaps of samplers_intro.md."""
     summary = "\n".join(winners(tables, budgets))
-    if folder is None:
-        return summary
     picture(tables, budgets, folder / "samplers.png")
     (folder / "samplers.json").write_text(json.dumps(tables))
     versions = f"torch {torch.__version__}, diffusers {compat.diffusers().__version__}, {platform.machine()}"
-    text = (Path(__file__).parent / "samplers_intro.md").read_text().format(versions=versions, command=command)
+    text = (Path(__file__).parent / "samplers_intro.md").read_text().format(versions=versions, **facts)
     lines = [text.rstrip(), "", "## Who is first", "", summary, "", "## Every sampler", ""]
     for target, cells in tables.items():
         for metric in ("distribution", "flow"):
             lines += table(target, metric, cells, budgets)
     (folder / "samplers.md").write_text("\n".join(lines).rstrip() + "\n")
-    return summary
