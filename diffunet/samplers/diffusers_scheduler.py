@@ -72,11 +72,15 @@ class Betas:
         t = (float(k) + 1) / T
         c = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), k))
         if c != 1.0:
-            own = schedule.t_of_sigma(math.sqrt(1 / c**2 - 1))  # x / sqrt(sigma^2 + 1) is what the network sees
+            r = math.sqrt(1 / c**2 - 1)  # x / sqrt(sigma^2 + 1) is what the network sees
         elif getattr(scheduler, "step_index", None) is not None:
-            own = schedule.t_of_sigma(float(scheduler.sigmas[scheduler.step_index]))
+            r = float(scheduler.sigmas[scheduler.step_index])
         else:
             return t
+        if math.isnan(r):  # of KDPM2 ancestral: few steps on the cosine schedule
+            name = type(scheduler).__name__
+            raise ConfigError(f"{name} works out a noise level that is no number; take other steps or spacing")
+        own = schedule.t_of_sigma(r)
         return t if abs(own - t) * T < 0.01 else max(own, schedule.t_min)
 
     def ask(self, scheduler: Any, denoise: Denoise, x: Tensor, k: Tensor, t: float, schedule: Schedule) -> Any:

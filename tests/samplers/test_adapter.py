@@ -121,3 +121,9 @@ def test_a_scheduler_visits_its_own_times_only() -> None:
         generate(DENOISERS["linear"], (1, 1), "DDIMScheduler", 2, (1.0, 0.5))
     with pytest.raises(ConfigError, match="starts from noise"):
         build("DDIMScheduler").legs(Schedule.linear(), [0.5, 0.0])
+
+
+def test_a_level_that_is_no_number_is_named() -> None:
+    """KDPM2's ancestral levels on the cosine schedule: the logarithm of a negative rounding error."""
+    with pytest.raises(ConfigError, match="KDPM2AncestralDiscreteScheduler works out a noise level that is no number"):
+        generate(Gaussian(Schedule.cosine()), (1, 1, 4), "KDPM2AncestralDiscreteScheduler", 3, "trailing")
