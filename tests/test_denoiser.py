@@ -22,14 +22,7 @@ from diffunet.errors import ConfigError
 from diffunet.predictions import PREDICTIONS
 from diffunet.spec import DynamicClip
 from tests import tiny
-
-PROCESSES = {
-    "eps": Schedule.linear(),
-    "x0": Schedule.linear(),
-    "v": Schedule.cosine(),
-    "flow": Schedule.flow(),
-    "edm": Schedule.karras(),
-}
+from tests.tiny import PROCESSES
 
 
 class Says(nn.Module):

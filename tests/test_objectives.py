@@ -13,14 +13,7 @@ from diffunet import Denoiser, Objective, Schedule
 from diffunet.objectives import WEIGHTS
 from diffunet.predictions import PREDICTIONS
 from tests import tiny
-
-PROCESSES = {
-    "eps": Schedule.linear(),
-    "x0": Schedule.linear(),
-    "v": Schedule.cosine(),
-    "flow": Schedule.flow(),
-    "edm": Schedule.karras(),
-}
+from tests.tiny import PROCESSES
 
 
 class Zero(nn.Module):

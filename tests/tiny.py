@@ -9,6 +9,15 @@ import torch
 from diffunet import Denoiser, Schedule, UNet
 from diffunet.spec import ResidualBlock
 
+# a schedule for each prediction
+PROCESSES = {
+    "eps": Schedule.linear(),
+    "x0": Schedule.linear(),
+    "v": Schedule.cosine(),
+    "flow": Schedule.flow(),
+    "edm": Schedule.karras(),
+}
+
 
 def unet(**changes: Any) -> UNet:
     """A UNet of one channel with hundreds of parameters, in eval mode; its output is not zero at the start."""

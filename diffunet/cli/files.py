@@ -37,8 +37,12 @@ def find_pictures(given: list[Path]) -> list[Path]:
     return found
 
 
-def find_pairs(others: list[Path] | None, pictures: list[Path], flag: str) -> dict[Path, Path]:
+def find_pairs(
+    others: list[Path] | None, pictures: list[Path], flag: str, other: str = "picture", each: str = "pictures"
+) -> dict[Path, Path]:
     """The other picture of each one: by order, or in one folder by name; empty where none is given.
+
+    Messages call one of `others` an `other`, and the pictures `each`.
 
     Raises:
         ConfigError: another number of them than of pictures.
@@ -50,13 +54,13 @@ def find_pairs(others: list[Path] | None, pictures: list[Path], flag: str) -> di
         by_stem = {path.stem: path for path in sorted(others[0].iterdir())}
         missing = [path for path in pictures if path.stem not in by_stem]
         if missing:
-            raise DataError(f"{others[0]} holds no picture for {missing[0]} (looked for {missing[0].stem}.*)")
+            raise DataError(f"{others[0]} holds no {other} for {missing[0]} (looked for {missing[0].stem}.*)")
         return {path: by_stem[path.stem] for path in pictures}
     if len(others) != len(pictures):
-        raise ConfigError(f"{len(others)} times {flag} for {len(pictures)} pictures; give one for each, or one folder")
+        raise ConfigError(f"{len(others)} times {flag} for {len(pictures)} {each}; give one for each, or one folder")
     missing = [path for path in others if not path.exists()]
     if missing:
-        raise DataError(f"{missing[0]} does not exist; {flag} names pictures, or one folder of them")
+        raise DataError(f"{missing[0]} does not exist; {flag} names {other}s, or one folder of them")
     return dict(zip(pictures, others, strict=True))
 
 

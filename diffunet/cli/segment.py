@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffunet.cli.files import find_pairs, find_pictures
 from diffunet.cli.options import AsJson, Debug, report
-from diffunet.errors import ConfigError, DataError
+from diffunet.errors import DataError
 from diffunet.spec import DataConfig, SegmentConfig
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def segment(
       diffunet segment runs/segment_isbi a.png b.png --reference a-label.png --reference b-label.png
       diffunet segment runs/segment_isbi huge.tif --tile 1024 --max-pixels 400000000 --json
     """
-    paths = find_images(images)
-    labels = find_labels(reference, paths)
+    paths = find_pictures(images)
+    labels = find_pairs(reference, paths, "--reference", "label", "images")
     from diffunet.cli.runs import open_segmenter
     from diffunet.metrics.segmentation import Scores
 
@@ -66,53 +67,6 @@ def segment(
     text += f"\nand {len(written) - 6} more files beside them" if len(written) > 6 else ""
     text += f"\n\n{scores.table()}" if labels else ""
     report({"files": written, "scores": measured}, text, as_json)
-
-
-def find_images(given: list[Path]) -> list[Path]:
-    """The pictures that are named, folders replaced by what is in them.
-
-    Raises:
-        DataError: one does not exist, or a folder without pictures.
-        ConfigError: two have one name, so that one mask would replace the other.
-    """
-    from diffunet.data.scan import scan
-
-    found: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            found += [path / name for name in scan(str(path))[0]]
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"{path} does not exist; name pictures, or folders of pictures")
-    stems: dict[str, Path] = {}
-    for path in found:
-        twin = stems.setdefault(path.stem, path)
-        if twin != path:
-            raise ConfigError(f"{twin} and {path} would both become {path.stem}.png; segment them with two --out")
-    return found
-
-
-def find_labels(reference: list[Path] | None, images: list[Path]) -> dict[Path, Path]:
-    """The label of each image; empty where none are wanted.
-
-    Raises:
-        ConfigError: another number of labels than of images.
-        DataError: a label is not there.
-    """
-    if not reference:
-        return {}
-    if len(reference) == 1 and reference[0].is_dir():
-        by_stem = {path.stem: path for path in sorted(reference[0].iterdir())}
-        missing = [path for path in images if path.stem not in by_stem]
-        if missing:
-            raise DataError(f"{reference[0]} holds no label for {missing[0]} (looked for {missing[0].stem}.*)")
-        return {path: by_stem[path.stem] for path in images}
-    if len(reference) != len(images):
-        raise ConfigError(
-            f"{len(reference)} times --reference for {len(images)} images; give one for each, or one folder"
-        )
-    return dict(zip(images, reference, strict=True))
 
 
 def _classes_of(

@@ -1,4 +1,4 @@
-"""Networks and their parts. A new part is its class, its line in the table of its file, and its name in spec.py."""
+"""Networks and their parts. A new part is its class, its line in the table of its file, and its spec in spec/."""
 
 from diffunet.nn.attention import ATTENTIONS
 from diffunet.nn.blocks import BLOCKS

@@ -1,4 +1,4 @@
-"""Samplers. A new one is its class in a file of its own, its line here, and its spec in spec.py."""
+"""Samplers. A new one is its class in a file of its own, its line here, and its spec in spec/samplers.py."""
 
 from __future__ import annotations
 

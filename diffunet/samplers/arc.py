@@ -16,7 +16,7 @@ Two evaluations predict; once the next one is known, three correct, as in UniPC,
 last leg extrapolates to phi = 0, so no call is spent at the smallest noise. The grid is `arc` of `schedules.grids`.
 
 Degrees, u and grid were chosen once, on Gaussian mixtures of 1 to 128 dimensions under two schedules, and are the same
-for every number of steps; `benchmarks/samplers.md` judges them on others.
+for every number of steps; `python -m benchmarks.samplers` judges them on others.
 """
 
 from __future__ import annotations
