@@ -88,6 +88,14 @@ def table(target: str, metric: str, cells: Cells, budgets: tuple[int, ...]) -> l
     return [*lines, ""]
 
 
+def reached(target: str, metric: str, cells: Cells, ours: float) -> str:
+    """Words for a distance to the data that is no larger than what real data, or the exact flow, leave."""
+    if metric != "distribution":
+        return ""
+    floor = value(target, metric, cells["floor"][0][metric])
+    return f", below the floor of {number(floor)}" if ours <= floor else f", floor {number(floor)}"
+
+
 def winners(tables: dict[str, Cells], budgets: tuple[int, ...]) -> list[str]:
     """Who is first in each column, and where the default stands."""
     lines = ["| column | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
@@ -100,7 +108,8 @@ def winners(tables: dict[str, Cells], budgets: tuple[int, ...]) -> list[str]:
                 ours, least = (value(target, metric, rows[name]) for name in (DEFAULT, best))
                 place = "" if far[DEFAULT] == 0 else f" (arc within noise, x{ours / least:.2f})"
                 if far[DEFAULT] >= 2:
-                    place = f" (arc x{ours / least:.2f})"
+                    beyond = f"{far[DEFAULT]:.1f} standard errors" + reached(target, metric, cells, ours)
+                    place = f" (arc x{ours / least:.2f}, {beyond})"
                 row.append(best.replace("Scheduler", "") + place)
             lines.append(f"| {title(target, metric)} | " + " | ".join(row) + " |")
     return lines
@@ -136,11 +145,18 @@ def picture(tables: dict[str, Cells], budgets: tuple[int, ...], path: Path) -> N
     pyplot.close(figure)
 
 
+def rounded(numbers: Any) -> Any:
+    """The same tables with five digits of every number."""
+    if isinstance(numbers, dict):
+        return {key: rounded(value) for key, value in numbers.items()}
+    return [float(f"{x:.5g}") for x in numbers]
+
+
 def write(tables: dict[str, Cells], budgets: tuple[int, ...], folder: Path, **facts: Any) -> None:
     """samplers.md, samplers.png and samplers.json in a folder; facts fill the gaps of samplers_intro.md."""
     summary = "\n".join(winners(tables, budgets))
     picture(tables, budgets, folder / "samplers.png")
-    (folder / "samplers.json").write_text(json.dumps(tables))
+    (folder / "samplers.json").write_text(json.dumps(rounded(tables), separators=(",", ":")) + "\n")
     versions = f"torch {torch.__version__}, diffusers {compat.diffusers().__version__}, {platform.machine()}"
     text = (Path(__file__).parent / "samplers_intro.md").read_text().format(versions=versions, **facts)
     lines = [text.rstrip(), "", "## Who is first", "", summary, "", "## Every sampler", ""]

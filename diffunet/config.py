@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffunet.errors import ConfigError
+from diffunet.errors import CheckpointError, ConfigError
 from diffunet.spec import ClassicUNetConfig, NetworkConfig, RunConfig, Spec, UNetConfig
 from diffunet.spec.explain import explain, keys, without
 from diffunet.table import choose
@@ -27,17 +27,25 @@ S = TypeVar("S", bound=Spec)
 DEEPEST = 8  # dots in a flag
 # What may change when a run goes on; all else would make another run of it.
 RESUMABLE = frozenset(
-    f"train.{key}"
-    for key in (
-        "steps",
-        "workers",
-        "trackers",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "preview_every",
-        "held_out_every",
-        "nonfinite_limit",
-    )
+    {
+        "train.steps",
+        "train.workers",
+        "train.trackers",
+        "train.report",
+        "sample.preview_neighbours",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.preview_every",
+        "train.held_out_every",
+        "train.nonfinite_limit",
+        "train.noise_scale",
+        "train.on_full_disk",
+        "train.rank_timeout",
+        "train.worker_timeout",
+        "ema.snapshot_every",
+        "data.cache",
+        "data.allow_change",
+    }
 )
 
 
@@ -249,17 +257,18 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
-def check_resume(old: RunConfig, new: RunConfig, folder: Path) -> None:
-    """Refuse to go on with a run under another config.
+def check_resume(old: RunConfig, new: RunConfig, folder: Path) -> str:
+    """Refuse to go on with a run under another config; what did change, for people, or an empty text.
 
     Raises:
-        ConfigError: keys differ that would make it another run; each is shown as old -> new.
+        CheckpointError: keys differ that would make it another run; each is shown as old -> new.
     """
-    changed = {key: pair for key, pair in differences(old, new).items() if key not in RESUMABLE}
-    if changed:
+    found = differences(old, new)
+    if changed := {key: pair for key, pair in found.items() if key not in RESUMABLE}:
         shown = "; ".join(f"{key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise ConfigError(
+        raise CheckpointError(
             f"{folder} holds a run of another config ({shown}{more}); "
             "use the old values to go on with it, or --out for a new folder"
         )
+    return "; ".join(f"{key}: {a!r} -> {b!r}" for key, (a, b) in found.items())

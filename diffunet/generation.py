@@ -143,11 +143,12 @@ def generate(
         raise ConfigError(f"noise of shape {tuple(noise.shape)} was given for images of shape {shape}")
     cond, size = _labels(den, cond, shape[0], device), batch_size or shape[0]
     guided = guides.build(den, guidance, guidance_interval)
-    training = getattr(den, "training", False)
+    # each module's own mode: a denoiser may stand around a network that never was in training, as an average of weights
+    modes = [(module, module.training) for module in den.modules()] if isinstance(den, torch.nn.Module) else []
     images = []
     try:
-        if training:
-            den.eval()
+        for module, _ in modes:
+            module.training = False
         for first in range(0, shape[0], max(size, 1)):
             rows = slice(first, first + size)
             part = {name: value[rows] if isinstance(value, Tensor) else value for name, value in cond.items()}
@@ -156,8 +157,8 @@ def generate(
             x = start if noise is None else noise[rows].to(device)
             images.append(_run(Ask(guided, part), rule, x, steps, spacing, source, on_step, first))
     finally:
-        if training:
-            den.train()
+        for module, training in modes:
+            module.training = training
     return torch.cat(images) if images else torch.empty(shape)
 
 

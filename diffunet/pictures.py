@@ -1,4 +1,4 @@
-"""From samples in [-1, 1] to pictures: uint8 arrays, grids, PNG and GIF files."""
+"""From samples in [-1, 1] to pictures: grids, PNG and GIF files. What one sample looks like is in drawing.py."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from diffunet.drawing import COLOURS, MODES, tiles, to_uint8
 from diffunet.errors import ConfigError
 from diffunet.storage import write_file
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """Values of (N, C, *S) in [-1, 1] as (N, *S, C) uint8; -1 is 0 and 1 is 255."""
-    levels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-    return np.ascontiguousarray(np.moveaxis(levels, 1, -1))
+__all__ = ["beside", "grid", "overlay", "picture", "png", "save_gif", "save_mask", "save_png", "to_uint8"]
 
 
 def picture(image: np.ndarray) -> Image.Image:
@@ -36,13 +31,16 @@ def picture(image: np.ndarray) -> Image.Image:
 
 
 def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> np.ndarray:
-    """Lay (N, C, H, W) in [-1, 1] out as one (H', W', C) uint8 picture, row by row; small images are enlarged."""
-    tiles = to_uint8(images)
-    n, height, width, channels = tiles.shape
+    """Lay (N, C, *S) in [-1, 1] out as one (H', W', c) uint8 picture, row by row; small images are enlarged.
+
+    Signals are drawn as curves and volumes as three slices: see `diffunet.drawing.tiles`.
+    """
+    drawn = tiles(images)
+    n, height, width, channels = drawn.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
-    for i, tile in enumerate(tiles):
+    for i, tile in enumerate(drawn):
         top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = tile
     scale = max(1, min(8, 512 // max(sheet.shape[:2])))
@@ -77,11 +75,6 @@ def save_gif(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 80) -
         buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=2
     )
     write_file(path, buffer.getvalue())
-
-
-COLOURS = np.array(
-    [[214, 39, 40], [31, 119, 180], [44, 160, 44], [255, 127, 14], [148, 103, 189], [23, 190, 207], [227, 119, 194]]
-)
 
 
 def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:

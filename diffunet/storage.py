@@ -6,11 +6,17 @@ import contextlib
 import errno
 import os
 import shutil
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from diffunet.errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_TROUBLE = frozenset({*_FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR}  # a network drive may recover
+_PAUSES = (0.1, 0.5, 2.0)  # seconds before each new attempt
 
 
 def storage_error(error: OSError, path: Path, need: int) -> StorageError:
@@ -31,6 +37,22 @@ def fsync_dir(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def patiently(write: Callable[[], None]) -> None:
+    """Call `write`, and again up to three times after an error that may pass; for writes that may be repeated.
+
+    Raises:
+        OSError: the last one, or one that will not pass.
+    """
+    for pause in _PAUSES:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            time.sleep(pause)
+    write()
 
 
 def write_durable(path: Path, data: bytes) -> None:
@@ -54,7 +76,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durable(temporary, data)
+        patiently(partial(write_durable, temporary, data))
         os.rename(temporary, path)
         fsync_dir(path.parent)
     except OSError as error:

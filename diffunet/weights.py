@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,7 +45,7 @@ def _shown(text: object) -> str:
     return str(text)[:200].encode("unicode_escape").decode()
 
 
-def digest(description: str, tensors: dict[str, Tensor]) -> str:
+def digest(description: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the description and every tensor's name, type, shape and bytes."""
     total = hashlib.sha256(description.encode())
     for name in sorted(tensors):
@@ -75,12 +76,12 @@ def check_header(data: bytes, path: Path) -> dict[str, Any]:
             f"{path} is a pickle or zip file, which can run code and is not loaded; weights are .safetensors"
         )
     if len(data) < 8:
-        raise CheckpointError(f"{path} is damaged: {len(data)} bytes are too few for a safetensors file")
+        raise CheckpointError(f"{path} is damaged: {len(data)} bytes are too few; copy or make it again")
     (size,) = struct.unpack("<Q", data[:8])
     if size > MAX_HEADER:
         raise UnsafeError(f"{path} claims a header of {size} bytes (limit {MAX_HEADER}); it is not loaded")
     if len(data) < 8 + size:
-        raise CheckpointError(f"{path} is damaged: it ends inside its header (truncated?)")
+        raise CheckpointError(f"{path} is damaged: it ends inside its header; copy or make it again")
     text = data[8 : 8 + size]
     if text.count(b",") > MAX_VALUES:  # counted before parsing, which would take seconds and gigabytes
         raise UnsafeError(f"{path} is refused: its header holds more than {MAX_VALUES} values")
@@ -110,7 +111,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return safetensors.torch.load(data), metadata if isinstance(metadata, dict) else {}
     except Exception as error:  # safetensors' Rust errors share no base class
-        raise CheckpointError(f"{path} is damaged: {_shown(error)}") from None
+        raise CheckpointError(f"{path} is damaged: {_shown(error)}; copy or make it again") from None
 
 
 def describe(den: Denoiser) -> dict[str, Any]:
@@ -144,12 +145,15 @@ def _in_order(data: bytes) -> bytes:
     return data[:8] + sorted_header + data[8 + size :]
 
 
-def save(den: Denoiser | Segmenter, path: str | Path, **extra: Any) -> None:
+def save(
+    den: Denoiser | Segmenter, path: str | Path, tensors: Mapping[str, Tensor] | None = None, **extra: Any
+) -> None:
     """Write a denoiser or a segmenter to one file, complete or not at all.
 
     Args:
         den: a Denoiser or Segmenter around a diffunet network.
         path: a name ending in .safetensors.
+        tensors: the weights, where they are other ones than the network's own (an average of them).
         extra: JSON values that stand beside the description (for example step=1000).
 
     Raises:
@@ -161,9 +165,9 @@ def save(den: Denoiser | Segmenter, path: str | Path, **extra: Any) -> None:
         raise ConfigError(f"weights are written as .safetensors, not '{path.name}'")
     own = describe_segmenter(den) if isinstance(den, Segmenter) else describe(den)
     description = json.dumps(extra | own, sort_keys=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in den.network.state_dict().items()}
-    metadata = {"diffunet": description, "sha256": digest(description, tensors)}
-    write_file(path, _in_order(safetensors.torch.save(tensors, metadata)))
+    values = {name: value.detach().cpu().contiguous() for name, value in (tensors or den.network.state_dict()).items()}
+    metadata = {"diffunet": description, "sha256": digest(description, values)}
+    write_file(path, _in_order(safetensors.torch.save(values, metadata)))
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
@@ -201,16 +205,13 @@ def described(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Path
     tensors, metadata = read_tensors(path)
     text = metadata.get("diffunet")
     if text is None:
-        raise CheckpointError(f"{path} was not written by diffunet: its metadata has no 'diffunet' entry")
+        raise CheckpointError(f"{path} was not written by diffunet; `diffunet convert` reads other weights")
     if metadata.get("sha256") != digest(text, tensors):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; copy or make it again")
-    try:
-        description = json.loads(text)
-    except (ValueError, RecursionError):
-        description = None
-    if not isinstance(description, dict):
-        raise CheckpointError(f"{path} is damaged: its description is not a JSON object")
-    return description, tensors, path
+    with suppress(ValueError, RecursionError):
+        if isinstance(description := json.loads(text), dict):
+            return description, tensors, path
+    raise CheckpointError(f"{path} is damaged: its description is not a JSON object")
 
 
 def _opened(path: str | Path, task: str, make: Callable[[dict[str, Any], dict[str, Tensor], Path], Model]) -> Model:
@@ -229,8 +230,7 @@ def _check_format(description: dict[str, Any], path: Path) -> None:
 
 
 def _cannot_build(error: Exception, path: Path) -> CheckpointError:
-    first = str(error).splitlines()[0]
-    return CheckpointError(f"{path} describes a network that this diffunet cannot build: {_shown(first)}")
+    return CheckpointError(f"{path} describes a network that we cannot build: {_shown(str(error).splitlines()[0])}")
 
 
 def _empty_network(description: dict[str, Any]) -> nn.Module:
@@ -272,6 +272,16 @@ def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
     Raises:
         CheckpointError: they differ; the message shows the first five differences.
     """
+    check_fit(network, tensors, path)
+    network.load_state_dict(tensors, assign=any(v.is_meta for v in network.state_dict().values()))
+
+
+def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Hold tensors against the state of a network.
+
+    Raises:
+        CheckpointError: names, shapes or kinds of number differ; the message shows the first five differences.
+    """
     wanted = network.state_dict()
     wrong = [f"{n}: missing" for n in wanted if n not in tensors]
     wrong += [f"{_shown(n)}: not in this network" for n in tensors if n not in wanted]
@@ -286,5 +296,5 @@ def load_exactly(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
         if n in tensors and tensors[n].is_floating_point() != v.is_floating_point()
     ]
     if wrong:
-        raise CheckpointError(f"{path} does not fit the network ({len(wrong)} differences): {'; '.join(wrong[:5])}")
-    network.load_state_dict(tensors, assign=any(v.is_meta for v in wanted.values()))
+        shown = "; ".join(wrong[:5])
+        raise CheckpointError(f"{path} does not fit the network ({len(wrong)} differences): {shown}; use its config")

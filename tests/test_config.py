@@ -134,6 +134,11 @@ CONTRADICTIONS = [
     ({"model": {"attention": {"heads": 3}}}, "64 channels is not divisible by attention.heads = 3"),
     ({"model": {"attention": {"heads": 2, "head_channels": 8}}}, "give heads or head_channels, not both"),
     ({"model": {"dims": 1}}, "model.dims = 1 needs data.name = 'array', not 'digits'"),
+    ({"model": {"dims": 3}}, "model.dims = 3 needs data.name = 'array' or 'volumes', not 'digits'"),
+    (
+        {"data": {"name": "volumes", "path": "x"}},
+        "model.dims = 2 needs data.name = 'array' or one of images, not 'volumes'",
+    ),
     ({"model": {"cond_channels": 1}}, "model.cond_channels"),
     ({"objective": {"class_dropout": 0.1}}, "objective.class_dropout needs model.null_class = true"),
     ({"sample": {"guidance": 2.0}}, "sample.guidance needs model.null_class = true"),
@@ -141,6 +146,8 @@ CONTRADICTIONS = [
     ({"process": {"schedule": "flow", "prediction": "v"}}, "prediction 'v' needs alpha^2 + sigma^2 = 1"),
     ({"data": {"value_range": [1, 0]}}, "value_range = [1.0, 0.0] must be [low, high]"),
     ({"data": {"background": [0, 0]}}, "background must be three numbers"),
+    ({"data": {"percentiles": [99, 1]}}, "percentiles = [99.0, 1.0] must be [low, high] within 0 to 100"),
+    ({"data": {"held_out_key": "split"}}, "data.held_out_key needs data.name = 'array', not 'digits'"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diffunet import config as configs
-from diffunet.errors import ConfigError
+from diffunet.errors import CheckpointError, ConfigError
 from diffunet.spec import RunConfig
 from diffunet.spec.explain import _models, keys
 
@@ -56,6 +56,8 @@ def test_a_wrong_flag_is_answered_with_the_right_one(flags: list[str], expected:
 
 UNSET = {
     "threads": "2",
+    "snapshot_every": "5",
+    "held_out_key": "split",
     "channels": "32,64,64,64",
     "stem_channels": "64",
     "group_channels": "8",
@@ -82,6 +84,7 @@ UNSET = {
     "time.channels": "64",
     "loss.weights": "1,2",
     "rates": "1,2,4,8",
+    "labels": "'labels.csv'",
     "resolution": "128",
     "limit": "2.0",
     "churn_high": "1.0",
@@ -92,6 +95,9 @@ SEGMENTS = ["--run.task=segment", "--data.name=pairs", "--data.path=x", "--model
 # What else must hold for a part of some kind, or for a key.
 NEEDS = {
     "data.crop": ["--data.name=folder", "--data.path=x"],
+    "data.labels": ["--data.name=folder", "--data.path=x"],
+    "data.held_out_key": ["--data.name=array", "--data.path=x"],
+    "ema.snapshot_every": ["--ema.sigma_rel=0.05"],
     "process.schedule=karras": ["--process.prediction=edm"],
     "process.schedule=flow": ["--process.prediction=flow"],
     "process.schedule=ve": ["--process.prediction=edm"],
@@ -246,7 +252,7 @@ def test_every_other_change_is_refused_with_old_and_new(tmp_path: Path) -> None:
         ({"data": {"flip": True}}, "data.flip: False -> True"),
         ({"ema": {"decay": 0.5}}, "ema.decay: 0.999 -> 0.5"),
     ):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(CheckpointError) as caught:
             configs.check_resume(old, configs.resolve(configs.merge(SMALL, changes)), tmp_path)
         assert expected in str(caught.value)
         assert str(tmp_path) in str(caught.value)

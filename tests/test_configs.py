@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -49,10 +50,12 @@ def test_its_network_takes_and_gives_the_data(path: Path) -> None:
     """On the meta device: the shapes meet, no memory is needed."""
     config = configs.load(path)
     own = config.data.size or config.data.crop
-    side = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "folder": own, "pairs": 572}[config.data.name]
+    known = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "pairs": 572, "array": 256}
+    side = known.get(config.data.name, own)
+    sides = side if isinstance(side, tuple) else (side,) * config.model.dims
     with torch.device("meta"):
         network = NETWORKS.build(config.model)
-        x = torch.empty(2, config.model.in_channels, side, side)
+        x = torch.empty(2, config.model.in_channels, *sides)
         TAKES[config.run.task](network, x)
 
 
@@ -95,6 +98,23 @@ def of_cifar10(root: Callable[[], Path], place: Path) -> list[str]:
     return ["--data.path", str(place), *SMALL.split()]
 
 
+def of_ecg(root: Callable[[], Path], place: Path) -> list[str]:
+    """Beats of the real file's types and keys."""
+    random = np.random.default_rng(0)
+    beats, labels, split = random.integers(-500, 500, (40, 256)).astype(np.int16), np.arange(40) % 5, np.arange(40) % 2
+    np.savez(place / "beats.npz", x=beats, y=labels.astype(np.uint8), split=split.astype(np.uint8))
+    return ["--data.path", str(place / "beats.npz"), "--model.base_channels", "8"]
+
+
+def of_hippocampus(root: Callable[[], Path], place: Path) -> list[str]:
+    """Volumes of several sizes in the real data's folders."""
+    for i, part in enumerate(("train", "train", "train", "train", "test")):
+        (place / part / "images").mkdir(parents=True, exist_ok=True)
+        volume = np.random.default_rng(i).random((35 + i, 50, 36 - i), dtype=np.float32)
+        nibabel.Nifti1Image(volume, np.eye(4)).to_filename(place / part / "images" / f"{i}.nii.gz")
+    return ["--data.path", str(place), "--model.channels", "[4, 4, 4]"]
+
+
 def of_segment_isbi(root: Callable[[], Path], place: Path) -> list[str]:
     return ["--data.path", str(root() / "isbi2012" / "train"), "--model.base_channels", "4"]
 
@@ -106,9 +126,13 @@ def of_denoise(root: Callable[[], Path], place: Path) -> list[str]:
 DATA = {
     "denoise": of_denoise,
     "digits": of_digits,
+    "ecg": of_ecg,
+    "hippocampus": of_hippocampus,
+    "cifar10_small": of_cifar10,
     "fashion_mnist": of_fashion_mnist,
     "folder": of_folder,
     "cifar10": of_cifar10,
+    "cifar10_unconditional": of_cifar10,
     "segment_isbi": of_segment_isbi,
 }
 

@@ -25,9 +25,9 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("compat",), ("nn",), ("schedules",), ("losses",)),
     (("predictions", "posterior", "denoiser"), ("tiles", "segmenter")),
     (("objectives",), ("samplers",), ("guidance",)),
-    (("generation", "inverse"), ("likelihood",), ("data",), ("metrics",)),
-    (("storage", "pictures", "weights", "training"),),
-    (("interop",), ("analysis",)),
+    (("generation", "inverse"), ("likelihood",), ("storage", "data"), ("metrics",)),
+    (("drawing", "pictures", "weights", "report", "training"),),
+    (("interop",), ("analysis", "doctor", "preflight")),
     (("cli", "__main__", "__init__"),),
 )
 PLACES = {name: (floor, row) for floor, rows in enumerate(FLOORS) for row in rows for name in row}
@@ -41,18 +41,21 @@ LIBRARIES = {
     "einops": 1,
     "torch": 1,
     "PIL": 4,
+    "nibabel": 4,
     "scipy": 4,
     "sklearn": 4,
     "torch_fidelity": 4,
     "tqdm": 4,
-    "filelock": 5,
+    "filelock": 4,
     "safetensors": 5,
+    "packaging": 6,
     "typer": 7,
 }
 ONLY = {
     "accelerate": {"training"},
     "diffusers": {"compat"},
-    "matplotlib": {"analysis", "training"},
+    "matplotlib": {"analysis", "report"},
+    "nibabel": {"data"},
     "torchvision": {"compat"},
 }
 MAX_FILE, MAX_FUNCTION = 300, 50

@@ -12,30 +12,37 @@ from importlib import import_module
 import typer
 from typer.exceptions import TyperException
 
-from diffunet.errors import ConfigError, UserError
+from diffunet.errors import ConfigError, StorageError, UserError
+from diffunet.storage import DISK_TROUBLE
 from diffunet.table import choose
 
 # subcommand -> module that holds a function of the same name; imported only when it is called
 COMMANDS = {
     "train": "diffunet.cli.train",
     "sample": "diffunet.cli.sample",
+    "ema": "diffunet.cli.ema",
     "evaluate": "diffunet.cli.evaluate",
     "segment": "diffunet.cli.segment",
     "restore": "diffunet.cli.restore",
     "convert": "diffunet.cli.convert",
     "inspect": "diffunet.cli.inspect",
     "verify": "diffunet.cli.verify",
+    "watch": "diffunet.cli.watch",
+    "doctor": "diffunet.cli.doctor",
 }
 SUMMARY = """usage: diffunet COMMAND ...
 
   train CONFIG.toml    train a model, or go on with a run
   sample RUN           draw images from a run or a weights file
+  ema RUN              make averages of the weights, of any length, after training
   evaluate RUN         measure a run against images that it never saw
   segment RUN IMAGE... find the class of every pixel with a segmentation run
   restore RUN IMAGE... undo noise, holes, blur, lost pixels or lost colour with a diffusion run
   convert SRC DST      convert weights from and to other projects, ONNX and torch.export
   inspect NETWORK      count and measure a preset, config or run: cost, memory, receptive field, a drawing
   verify [RUN]         hold every sampler against data whose right answers are known
+  watch RUN            show how a running job does, or write its report.html
+  doctor               look at this machine; with --resume-test CONFIG prove that a killed run loses nothing
 
 examples:
   diffunet train configs/digits.toml
@@ -85,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # whoever read our output has gone (typer makes an exit of it); nothing is left to say to them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        failure = StorageError(f"{error.filename or 'a disk'}: {error.strerror}; check the disk and try again")
     if "--debug" in arguments:
         traceback.print_exception(failure)
     if "--json" in arguments:

@@ -73,10 +73,20 @@ def evaluate(
         from diffunet.cli.bits import evaluate_bits
 
         evaluate_bits(run, config, given, times, out, as_json)
+        _refresh(run, out)
         return
     if bits_per_dim:
         raise ConfigError(f"--bits-per-dim: for a diffusion run; {run} is a segmentation run, which has no likelihood")
     EVALUATIONS[config.run.task](run, config, given, out, as_json)
+    _refresh(run, out)
+
+
+def _refresh(run: Path, out: Path | None) -> None:
+    """Put a new evaluation into the run's report, where it has one."""
+    from diffunet.report import write
+
+    if out is None and (run / "report.html").exists():
+        write(run)
 
 
 def _masks(run: Path, config: RunConfig, given: dict[str, Any], out: Path | None, as_json: bool) -> None:

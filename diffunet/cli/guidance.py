@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffunet.cli.averages import is_name, names
 from diffunet.cli.options import parse_numbers
 from diffunet.cli.runs import class_number, open_denoiser
 from diffunet.denoiser import Denoiser
-from diffunet.errors import ConfigError
+from diffunet.errors import CheckpointError, ConfigError
 from diffunet.guidance import Autoguidance, Guidance, Interval, SigmaInterval
 from diffunet.spec import SampleConfig, guidance_config
 
@@ -24,8 +25,15 @@ class Guided(NamedTuple):
     never: list[str]
 
 
-def guidance_of(den: Denoiser, defaults: SampleConfig, flags: Guided, guide: Path | None) -> Any:
+def guidance_of(den: Denoiser, defaults: SampleConfig, flags: Guided, guide: str | None, run: Path) -> Any:
     """The guidance that flags, and else the config, ask for; None for none.
+
+    Args:
+        den: what is guided.
+        defaults: the config of its run.
+        flags: those of guidance.
+        guide: --guide: a weights file, a run folder, or the name of other weights of the same run.
+        run: what `den` was opened from.
 
     Raises:
         ConfigError: flags without a scale, or that do not go together; classes or a guide that do not fit.
@@ -37,7 +45,7 @@ def guidance_of(den: Denoiser, defaults: SampleConfig, flags: Guided, guide: Pat
     if guide is not None:
         if flags.rescale is not None or flags.also or flags.never:
             raise ConfigError("--guide leads away from other weights: leave --guidance-rescale, --and and --not out")
-        return _autoguided(den, guide, flags.scale, changes)
+        return _autoguided(den, run, guide, flags.scale, changes)
     changes |= {} if flags.rescale is None else {"rescale": flags.rescale}
     if flags.also or flags.never:
         return guidance_config(_composed(den, flags) | changes)
@@ -57,10 +65,25 @@ def _composed(den: Denoiser, flags: Guided) -> dict[str, Any]:
     return {"kind": "composition", "scales": scales, "classes": others}
 
 
-def _autoguided(den: Denoiser, guide: Path, scale: float | None, changes: dict[str, Any]) -> Guidance:
+def _autoguided(den: Denoiser, run: Path, guide: str, scale: float | None, changes: dict[str, Any]) -> Guidance:
     if scale is None:
         raise ConfigError("--guide needs --guidance W, its scale")
-    guided: Guidance = Autoguidance(den, open_denoiser(guide), scale)
+    guided: Guidance = Autoguidance(den, open_guide(run, guide), scale)
     if "sigmas" in changes:
         guided = SigmaInterval(guided, *changes["sigmas"])
     return Interval(guided, *changes["interval"]) if "interval" in changes else guided
+
+
+def open_guide(run: Path, guide: str) -> Denoiser:
+    """A weights file or run folder, or other weights of the run that is guided; a path that exists goes first.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+        ConfigError: the run has no weights of that name.
+    """
+    if Path(guide).exists():
+        return open_denoiser(Path(guide))
+    if is_name(guide):
+        return open_denoiser(run, guide)
+    also = f"{run} itself has: {', '.join(names(run))}" if run.is_dir() else "name a run folder or a .safetensors file"
+    raise CheckpointError(f"--guide {guide} does not exist; {also}")

@@ -130,7 +130,7 @@ def read(path: Path) -> tuple[Any, Path | None, tuple[int, ...] | None]:
         description, _, _ = weights.described(trained)
         return description.get("network"), trained, numbers(within(description, "data", "shape"))[1:] or None
     if path.is_dir() and not (path / "config.json").exists():
-        raise CheckpointError(f"{path} is not a run folder: it holds no config.json")
+        raise CheckpointError(f"{path} is not a run folder: it holds no config.json; name one, such as runs/digits")
     table = configs.read(path / "config.json" if path.is_dir() else path)
     return table.get("model", {}), None, numbers(within(table, "data", "size")) or None
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diffunet.cli.options import AsJson, Debug, report
-from diffunet.cli.sample import Weights
+from diffunet.cli.sample import Ema
 from diffunet.errors import ConfigError
 from diffunet.spec import DataConfig
 
@@ -65,7 +65,7 @@ def restore(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="tiles at once", min=1)] = 16,
     seed: Annotated[int, typer.Option(help="seed of the first picture", min=0, max=2**40)] = 0,
-    ema: Annotated[Weights, typer.Option(help="weights to use: the average, or the raw ones")] = Weights.ema,
+    ema: Ema = "ema",
     max_pixels: Annotated[int, typer.Option(help="an image with more is refused", min=1)] = DataConfig().max_pixels,
     out: Annotated[Path | None, typer.Option(help="folder of the pictures [default: RUN/restored]")] = None,
     as_json: AsJson = False,
@@ -111,6 +111,6 @@ def restore(
     masks = find_pairs(mask * len(paths) if mask and len(mask) == 1 and mask[0].is_file() else mask, paths, "--mask")
     right = find_pairs(reference, paths, "--reference")
     folder = out or (run if run.is_dir() else run.parent) / "restored"
-    restorer = Restorer(run, ema.value, tile, batch_size, class_label)
+    restorer = Restorer(run, ema, tile, batch_size, class_label)
     result, text = restore_all(restorer, wish, paths, masks, right, folder)
     report(result, text, as_json)

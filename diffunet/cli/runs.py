@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 
 from diffunet import weights
+from diffunet.cli.averages import open_average
 from diffunet.denoiser import Denoiser
 from diffunet.errors import CheckpointError, ConfigError
 from diffunet.segmenter import Segmenter
 from diffunet.spec import SampleConfig
 from diffunet.table import choose
-from diffunet.training import checkpoint as checkpoints
 from diffunet.training.indexstream import draw
 from diffunet.training.runfolder import read_config
-from diffunet.training.state import tensors_of
 
 
 def device() -> torch.device:
@@ -25,21 +24,18 @@ def device() -> torch.device:
 
 
 def open_denoiser(run: Path, which: str = "ema") -> Denoiser:
-    """The averaged (`ema`) or the raw weights of a run folder or weights file, on the accelerator.
+    """The weights of this name (see cli/averages.py) of a run folder, or a weights file, on the accelerator.
 
     Raises:
-        CheckpointError: missing or damaged; raw weights asked of a file or of a run without a checkpoint.
+        CheckpointError: missing or damaged; a name other than `ema` asked of a file.
+        ConfigError: the run has no weights of that name.
     """
     _check_exists(run)
-    den = weights.load(run)
-    if which == "raw":
-        if not run.is_dir():
-            raise CheckpointError(f"{run} is one set of weights; --ema raw needs a run folder with checkpoints")
-        found, reasons = checkpoints.newest(run / "checkpoints")
-        if found is None:
-            raise CheckpointError(f"{run} holds no checkpoint to take the raw weights from {'; '.join(reasons)}")
-        weights.load_exactly(den.network, tensors_of(found, "network"), found.path)
-    return den.to(device()).eval()
+    if run.is_dir():
+        return open_average(run, which).to(device()).eval()
+    if which != "ema":
+        raise CheckpointError(f"{run} is one set of weights; --ema {which} needs a run folder with checkpoints")
+    return weights.load(run).to(device()).eval()
 
 
 def open_segmenter(run: Path) -> Segmenter:

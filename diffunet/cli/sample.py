@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,9 @@ if TYPE_CHECKING:
     from diffunet.generation import Progress
 
 
-class Weights(StrEnum):
-    """Which weights of a run."""
-
-    ema = "ema"
-    raw = "raw"
+Ema = Annotated[
+    str, typer.Option(help="weights to use: ema, raw, 0.05, sigma_rel-0.070, 0.05@500; `diffunet ema RUN --list`")
+]
 
 
 def sample(
@@ -42,11 +39,15 @@ def sample(
         float | None, typer.Option(help="0 to 1: give guided images the contrast of the conditional ones", min=0, max=1)
     ] = None,
     guide: Annotated[
-        Path | None, typer.Option(help="weaker weights to lead away from; --guidance is the scale then")
+        str | None,
+        typer.Option(
+            help="weaker weights to lead away from, a file or run or by a name of --ema (early, 0.05@500); "
+            "--guidance is the scale then"
+        ),
     ] = None,
     also: Annotated[list[str] | None, typer.Option("--and", help="a class that the images show as well")] = None,
     never: Annotated[list[str] | None, typer.Option("--not", help="a class to lead away from")] = None,
-    ema: Annotated[Weights, typer.Option(help="weights to use: the average, or the raw ones")] = Weights.ema,
+    ema: Ema = "ema",
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="also write the denoising: a GIF and a strip")
     ] = False,
@@ -68,7 +69,7 @@ def sample(
       diffunet sample runs/digits --n 8 --trajectory --out frames/
       diffunet sample runs/digits --class 3 --guidance 4 --guidance-rescale 0.7 --guidance-interval 0.2,0.8
       diffunet sample runs/digits --class 3 --and 5 --not 8 --guidance 2
-      diffunet sample runs/digits --guide runs/digits-short --guidance 1.5
+      diffunet sample runs/digits --ema 0.05 --guide early --guidance 1.5
       diffunet sample runs/digits --class 3 --sampler cfg++ --guidance 0.6
     """
     if n is not None and seeds is not None:
@@ -78,7 +79,7 @@ def sample(
     from diffunet.cli.output import Output
     from diffunet.cli.runs import open_denoiser, sample_config
 
-    den, defaults = open_denoiser(run, ema.value), sample_config(run)
+    den, defaults = open_denoiser(run, ema), sample_config(run)
     output = Output(out or run_samples(run, chosen), chosen, den, trajectory)
     labels = choose_labels(den, chosen, class_label)
     wanted = Guided(guidance, guidance_interval, guidance_sigmas, guidance_rescale, also or [], never or [])
@@ -88,7 +89,7 @@ def sample(
         sampler=sampler_of(sampler, option, defaults),
         steps=steps or defaults.steps,
         spacing=spacing or defaults.spacing,
-        guidance=guidance_of(den, defaults, wanted, guide),
+        guidance=guidance_of(den, defaults, wanted, guide, run),
         batch_size=batch_size or defaults.batch_size,
         labels=labels,
         watch=output.watch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +19,18 @@ def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="a .toml file, or a run's config.json", metavar="CONFIG.toml")],
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/NAME]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check config, data and model; train nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="try config, data, model and machine; train nothing")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Train a model, or go on with a run: the same command again continues where it stopped, bit for bit.
 
     Every key of the config is also a flag: --train.steps 200 --model.channel_multipliers 1,2,2 --data.flip.
-    `diffunet train CONFIG.toml --dry-run` prints them all with their values.
+    `diffunet train CONFIG.toml --dry-run` prints them all with their values, and looks for what would waste a run:
+    values and classes of the data, memory, disk and time, noise levels (a picture: RUN/dry-run.png), whether the
+    network can learn one batch by heart.
 
     \b
     Examples:
@@ -42,6 +47,8 @@ def train(
     from diffunet.training.tasks import TASKS
 
     weights = start(run, folder, say=_quiet if as_json else print)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes; the main one speaks
+        return
     metrics = folder / "metrics.jsonl"
     text = f"weights: {weights}\nnext: diffunet {TASKS[run.run.task].next_command.format(run=folder)}"
     report(
@@ -54,35 +61,14 @@ def _quiet(line: str) -> None:
 
 
 def _dry_run(run: RunConfig, folder: Path, as_json: bool) -> None:
-    """Resolve all that training needs, without a step: the data is read and the model counted."""
-    import torch
+    """Resolve and try all that training needs, on the main process; nothing is trained."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from diffunet.preflight.report import preflight
 
-    from diffunet import data
-    from diffunet.nn import NETWORKS
-    from diffunet.training.tasks import TASKS
-    from diffunet.training.trainer import resolve_precision
-
-    split = data.load(run.data)
-    TASKS[run.run.task](run, split)
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in NETWORKS.build(run.model).parameters())
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    precision = resolve_precision(run.train.precision, device or torch.device("cpu"))
-    held_out = len(split.held_out) if split.held_out else 0
-    result = {
-        "run": str(folder),
-        "parameters": parameters,
-        "train_images": len(split.train),
-        "held_out_images": held_out,
-        "shape": list(split.train.shape),
-        "precision": precision,
-        "config": configs.flatten(run),
-    }
-    lines = [f"{key} = {value!r}" for key, value in configs.flatten(run).items()]
-    lines += [
-        f"run folder: {folder}",
-        f"data: {len(split.train)} training and {held_out} held-out images of {split.train.about}",
-        f"model: {parameters:,} parameters; precision {precision}",
-        "dry run: nothing was trained",
-    ]
-    report(result, "\n".join(lines), as_json)
+    say = _quiet if as_json else print
+    for key, value in configs.flatten(run).items():
+        say(f"{key} = {value!r}")
+    found = preflight(run, folder, say)
+    if as_json:
+        report(found.as_json(), "", as_json)

@@ -15,6 +15,7 @@ from diffunet.data.digits import load_digits
 from diffunet.data.folder import load_folder
 from diffunet.data.idx import load_fashion_mnist, load_mnist
 from diffunet.data.pairs import Pairs, load_pairs
+from diffunet.data.volumes import load_volumes
 from diffunet.errors import DataError
 from diffunet.spec import DataConfig
 from diffunet.table import Table
@@ -69,6 +70,7 @@ DATASETS: Table[Callable[[DataConfig], Split[Any]]] = Table(
         "fashion_mnist": load_fashion_mnist,
         "mnist": load_mnist,
         "cifar10": load_cifar10,
+        "volumes": load_volumes,
         "pairs": load_pairs,
     },
 )

@@ -10,7 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from dataclasses import replace
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -65,7 +66,15 @@ def _refuse_bombs(archive: zipfile.ZipFile, path: str) -> None:
             )
 
 
-def _read_npz(file: BinaryIO, path: str) -> tuple[np.ndarray, np.ndarray | None]:
+class Arrays(NamedTuple):
+    """What a file holds: items (N, ...), their labels, and which of them are held out (None where it does not say)."""
+
+    items: np.ndarray | NpyFile
+    labels: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+
+
+def _read_npz(file: BinaryIO, path: str, held_out_key: str | None) -> Arrays:
     with zipfile.ZipFile(file) as archive:
         _refuse_bombs(archive, path)
     file.seek(0)
@@ -74,16 +83,24 @@ def _read_npz(file: BinaryIO, path: str) -> tuple[np.ndarray, np.ndarray | None]
             next((arrays[key] for key in keys if key in arrays.files), None) for keys in (IMAGE_KEYS, LABEL_KEYS)
         )
         names = ", ".join(arrays.files) or "none"
+        held_out = arrays.get(held_out_key)
     if not isinstance(images, np.ndarray):
-        raise DataError(f"{shown(path)} has no array {' or '.join(IMAGE_KEYS)}; it has {shown(names)}")
-    return images, labels
+        raise DataError(
+            f"{shown(path)} has no array {' or '.join(IMAGE_KEYS)}; it has {shown(names)}; "
+            "save the images under one of these names"
+        )
+    if held_out_key is not None and held_out is None:
+        raise DataError(
+            f"{shown(path)} has no array data.held_out_key = {held_out_key!a}; it has {shown(names)}; name one of these"
+        )
+    return Arrays(images, labels, held_out)
 
 
-def read_arrays(path: str) -> tuple[np.ndarray | NpyFile, np.ndarray | None]:
-    """Images and labels (None where there are none) of a .npy or .npz file.
+def read_arrays(path: str, held_out_key: str | None = None) -> Arrays:
+    """The arrays of a .npy or .npz file.
 
     Raises:
-        DataError: missing, damaged, or without one of the keys.
+        DataError: missing, damaged, or without one of the keys (a .npy file has none).
         UnsafeError: pickled objects, or an archive that unpacks to far more than its size.
     """
     if not os.path.isfile(path):
@@ -92,11 +109,13 @@ def read_arrays(path: str) -> tuple[np.ndarray | NpyFile, np.ndarray | None]:
     with _careful(path):
         with open(path, "rb") as file:  # opened here because numpy leaves a damaged archive open
             if file.read(2) == b"PK":
-                return _read_npz(file, path)
+                return _read_npz(file, path, held_out_key)
+        if held_out_key is not None:
+            raise DataError(f"{shown(path)} is one array, without data.held_out_key = {held_out_key!a}; save an .npz")
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the header only
         if not mapped.flags.c_contiguous:
-            return np.array(mapped), None  # Fortran order: an item is scattered over the whole file
-        return NpyFile(path, mapped.dtype, mapped.shape, mapped.offset), None
+            return Arrays(np.array(mapped))  # Fortran order: an item is scattered over the whole file
+        return Arrays(NpyFile(path, mapped.dtype, mapped.shape, mapped.offset))
 
 
 def _pattern(config: DataConfig, shape: tuple[int, ...]) -> str:
@@ -150,28 +169,46 @@ def _value_range(config: DataConfig, array: np.ndarray | NpyFile) -> tuple[Range
     )
 
 
-def _classes(labels: np.ndarray, count: int, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 (N,), and names "0", "1", ... up to the largest."""
+def _classes(labels: np.ndarray, count: int, config: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as int64 (N,), and data.class_names, or names "0", "1", ... up to the largest."""
+    where = shown(str(config.path))
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "ui" or labels.size != count:
         what = f"{labels.dtype} of shape {labels.shape}" if isinstance(labels, np.ndarray) else "no array"
-        raise DataError(f"{shown(path)}: labels must be {count} integers, one per image, not {what}")
+        raise DataError(f"{where}: labels must be {count} integers, one per image, not {what}")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= _MOST_CLASSES:
-        raise DataError(f"{shown(path)}: labels run from {low} to {high}; expected 0 to {_MOST_CLASSES - 1}")
-    return labels.reshape(-1).astype(np.int64), tuple(str(i) for i in range(high + 1))
+    most = len(config.class_names) if config.class_names else _MOST_CLASSES
+    if low < 0 or high >= most:
+        named = " (data.class_names)" if config.class_names else ""
+        raise DataError(f"{where}: labels run from {low} to {high}; expected 0 to {most - 1}{named}")
+    names = config.class_names or tuple(str(i) for i in range(high + 1))
+    return labels.reshape(-1).astype(np.int64), names
+
+
+def _parted(images: Images, held_out: np.ndarray, config: DataConfig) -> Split[Images]:
+    """The items where `held_out` is 0 to train on, and those where it is 1."""
+    where, key = shown(str(config.path)), config.held_out_key
+    if not isinstance(held_out, np.ndarray) or held_out.dtype.kind not in "bui" or held_out.shape != (len(images),):
+        raise DataError(f"{where}: '{key}' (data.held_out_key) must be {len(images)} numbers 0 or 1, one per item")
+    parts = [np.flatnonzero(held_out == value) for value in (0, 1)]
+    if not all(map(len, parts)) or sum(map(len, parts)) < len(images):
+        found = ", ".join(map(str, np.unique(held_out)[:5]))
+        raise DataError(
+            f"{where}: '{key}' (data.held_out_key) must be 0 (train) and 1 (held out), both there; found {found}"
+        )
+    return Split(images.subset(parts[0]), images.subset(parts[1]))
 
 
 def load_array(config: DataConfig) -> Split[Images]:
-    """All the items of a .npy or .npz file, without a held-out part.
+    """All the items of a .npy or .npz file; held out are those that data.held_out_key says, else none.
 
     Raises:
-        DataError: missing, damaged or empty file, unknown layout, values without a range, NaN.
+        DataError: missing, damaged or empty file, unknown layout, values without a range, NaN, labels without a name.
         UnsafeError: see `read_arrays`.
     """
-    path = str(config.path)
-    array, labels = read_arrays(path)
-    pattern = _pattern(config, array.shape)
-    value_range, notes = _value_range(config, array)
-    numbers, classes = (None, None) if labels is None else _classes(labels, len(array), path)
-    source = Stored(array, value_range, array_fingerprint(array), pattern)
-    return Split(Images.of(source, numbers, classes), notes=tuple(notes))
+    items, labels, held_out = read_arrays(str(config.path), config.held_out_key)
+    pattern = _pattern(config, items.shape)
+    value_range, notes = _value_range(config, items)
+    numbers, classes = (None, None) if labels is None else _classes(labels, len(items), config)
+    images = Images.of(Stored(items, value_range, array_fingerprint(items), pattern), numbers, classes)
+    split = Split(images) if held_out is None else _parted(images, held_out, config)
+    return replace(split, notes=tuple(notes))

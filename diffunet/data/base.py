@@ -39,10 +39,32 @@ def scale(values: np.ndarray, value_range: Range) -> np.ndarray:
     return np.ascontiguousarray(np.clip(centred, -1, 1), dtype=np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The files that items come from, in order: names below `root` (with /), and a digest of the bytes of each."""
+
+    root: str
+    names: tuple[str, ...] = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, i: int) -> str:
+        """Where file i is."""
+        return os.path.join(self.root, self.names[i])
+
+    def select(self, indices: Sequence[int]) -> Listing:
+        """The files `indices` of these, in that order."""
+        names, digests = (tuple(values[i] for i in indices) for values in (self.names, self.digests))
+        return Listing(self.root, names, digests)
+
+
 class Source(Protocol):
     """Where items come from. `read(i)` is float32 (C, *S) in [-1, 1]; sources pickle, for data workers.
 
-    `view(i, place)` is what training sees of item i: the same, or a part that `place` puts somewhere.
+    `view(i, place)` is what training sees of item i: the same, or a part that `place` puts somewhere. `listing` has one
+    file for each item, or is None where items are no files.
     """
 
     @property
@@ -51,6 +73,8 @@ class Source(Protocol):
     def value_range(self) -> Range: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def listing(self) -> Listing | None: ...
     def __len__(self) -> int: ...
     def read(self, i: int) -> np.ndarray: ...
     def view(self, i: int, place: Place) -> np.ndarray: ...
@@ -105,7 +129,7 @@ class Stored:
     value_range: Range
     fingerprint: str
     pattern: str = "c ... -> c ..."
-    names: tuple[str, ...] | None = field(default=None, repr=False)
+    listing: Listing | None = field(default=None, repr=False)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -121,7 +145,7 @@ class Stored:
         return self.read(i)
 
     def name(self, i: int) -> str:
-        return self.names[i] if self.names else str(i)
+        return self.listing.path(i) if self.listing else str(i)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +214,19 @@ class Images:
         """What training sees of item i, float32 (C, *S): all of it, or with data.crop a part placed by `place()`."""
         return self.source.view(int(self.indices[i]), place)
 
+    @property
+    def files(self) -> dict[str, str] | None:
+        """Name of each item's file -> digest of its bytes and its class; None where the items are no files."""
+        listing = self.source.listing
+        if listing is None:
+            return None
+        labels = ["" if self.labels is None else f" in class {label}" for label in self._class_names()]
+        return {listing.names[i]: listing.digests[i] + label for i, label in zip(self.indices, labels, strict=True)}
+
+    def _class_names(self) -> list[str]:
+        numbers = [0] * len(self) if self.labels is None else self.labels.tolist()
+        return [self.classes[number] if self.classes else str(number) for number in numbers]
+
     def name_of(self, i: int) -> str:
         """Path or number of item i in its source, for messages."""
         return self.source.name(int(self.indices[i]))
@@ -218,6 +255,8 @@ class Dataset(Protocol):
     def about(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def files(self) -> dict[str, str] | None: ...
     def __len__(self) -> int: ...
     def subset(self, indices: np.ndarray) -> Dataset: ...
 

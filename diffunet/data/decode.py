@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from einops import rearrange
@@ -24,6 +25,7 @@ ENDINGS = (
 )  # fmt: skip
 _GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 _DEEP = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0, "F": 1.0, "I": None}
+_limit: int | None = None  # the max_pixels that Pillow has been given
 
 
 class Unreadable(Exception):
@@ -87,20 +89,34 @@ class Plan:
 
 
 @contextmanager
-def opened(path: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """Open an image for reading; whatever goes wrong inside is Unreadable (DataError and MemoryError pass).
+def limits(max_pixels: int) -> Iterator[None]:
+    """While it lasts Pillow refuses what has more than `max_pixels`, before it takes memory.
 
-    Pillow's own limit is set for the while and its warning made an error: both its checks, of the header and of the
-    frames inside, then refuse what is above `max_pixels` before memory is taken. That limit and the warning filters
-    belong to the process: read in several processes, not threads.
+    Pillow's own limit is set and its warning made an error: both its checks, of the header and of the frames inside,
+    then refuse. That limit and the warning filters belong to the process: a program that reads in threads enters this
+    once around them, and what they enter inside changes nothing.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    global _limit
+    if _limit == max_pixels:
+        yield
+        return
+    before, _limit = (Image.MAX_IMAGE_PIXELS, _limit), max_pixels
+    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on odd metadata; they name no file and change no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                yield image
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, _limit = before
+
+
+@contextmanager
+def opened(file: str | BinaryIO, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """Open an image within `limits`; whatever goes wrong inside is Unreadable (DataError and MemoryError pass)."""
+    try:
+        with limits(max_pixels), Image.open(file, formats=FORMATS) as image:
+            yield image
     except (DataError, Unreadable, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -110,17 +126,15 @@ def opened(path: str, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise Unreadable(f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
     except Exception as error:  # decoders meet damaged files with every kind of exception
         raise Unreadable(shown(f"{type(error).__name__}: {error}")) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_header(path: str, max_pixels: int) -> Header:
-    """Format, mode and size without decoding.
+def read_header(file: str | BinaryIO, max_pixels: int) -> Header:
+    """Format, mode and size without decoding, of a path or of a file open at its start.
 
     Raises:
         Unreadable: no image, damaged, or more than `max_pixels`.
     """
-    with opened(path, max_pixels) as image:
+    with opened(file, max_pixels) as image:
         return Header(str(image.format), image.mode, image.size, bool(getattr(image, "is_animated", False)))
 
 
@@ -129,7 +143,8 @@ def _eight_bits(image: Image.Image, plan: Plan) -> Image.Image:
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, (*plan.background, 255))
         image = Image.alpha_composite(paper, image.convert("RGBA"))
-    return image.convert("L" if plan.channels == 1 else "RGB")
+    mode = "L" if plan.channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # convert() copies even where nothing changes
 
 
 def _more_bits(image: Image.Image, plan: Plan, path: str, full_scale: float | None) -> Image.Image:

@@ -14,10 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from diffunet.data.base import Range, Split, scale, shown
+from diffunet.data.base import Listing, Range, Split, scale, shown
 from diffunet.data.decode import Header, Plan, Unreadable, decode, decode_label, read_header
 from diffunet.data.folder import Sieve, plan_of
-from diffunet.data.scan import fingerprint, scan
+from diffunet.data.scan import file_digest, fingerprint, scan
 from diffunet.errors import DataError
 from diffunet.spec import DataConfig
 
@@ -39,6 +39,7 @@ class Pairs:
         value_range: the stored values that become -1 and 1.
         given_range: the same where the user gave it, else None: then it is each file's own full scale.
         seal: fingerprint of the whole folder.
+        digests: of each image and its label.
     """
 
     names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Pairs:
     value_range: Range
     given_range: Range | None
     seal: str
+    digests: tuple[str, ...] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +86,11 @@ class Pairs:
         text = f"{self.seal}{self.values}{self.classes}{self.names}{self.value_range}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Name of each image -> digests of the image and its label."""
+        return dict(zip(self.names, self.digests, strict=True))
+
     def subset(self, indices: np.ndarray) -> Pairs:
         """The pairs `indices` of these, in that order; shares the pixels."""
         chosen = [int(i) for i in indices]
@@ -92,6 +99,7 @@ class Pairs:
             names=tuple(self.names[i] for i in chosen),
             pixels=tuple(self.pixels[i] for i in chosen),
             labels=tuple(self.labels[i] for i in chosen),
+            digests=tuple(self.digests[i] for i in chosen),
         )
 
 
@@ -175,30 +183,34 @@ def load_pairs(config: DataConfig) -> Split[Pairs]:
     """
     root = str(config.path)
     images, labels, notes = _matched(root)
-    seal, copies = fingerprint(root, [*images, *labels])
+    names = (*images, *labels)
+    listing = Listing(root, names, tuple(file_digest(os.path.join(root, name)) for name in names))
+    seal, copies = fingerprint(listing)
     sieve = Sieve(config, len(images))
-    paths = [os.path.join(root, name) for name in images]
+    paths = [listing.path(i) for i in range(len(images))]
     of = dict(zip(paths, (os.path.join(root, name) for name in labels), strict=True))
+    digests = {path: f"{listing.digests[i]} {listing.digests[i + len(images)]}" for i, path in enumerate(paths)}
     headers: dict[str, Header] = {}
     for path in paths:
         header = sieve.attempt(lambda p: read_header(p, config.max_pixels), path)
         if header is not None:
             headers[path] = header
     sieve.check()
-    plan = plan_of(config, list(headers), list(headers.values()))
+    plan = plan_of(config, listing.select([i for i, path in enumerate(paths) if path in headers]), [*headers.values()])
     _check_memory(list(headers.values()), plan)
     read = {path: sieve.attempt(lambda p: _read(p, of[p], plan), path) for path in headers}
     sieve.check()
     good = {path: pair for path, pair in read.items() if pair is not None}
-    values, names = _classes(config, [label for _, label in good.values()])
+    values, classes = _classes(config, [label for _, label in good.values()])
     pairs = Pairs(
         names=tuple(os.path.relpath(path, os.path.join(root, "image")) for path in good),
         pixels=tuple(pixels for pixels, _ in good.values()),
         labels=tuple(np.searchsorted(values, label).astype(np.uint8) for _, label in good.values()),
         values=values,
-        classes=names,
+        classes=classes,
         value_range=plan.range,
         given_range=config.value_range,
         seal=seal,
+        digests=tuple(digests[path] for path in good),
     )
     return Split(pairs, skipped=tuple(sieve.skipped), notes=(*notes, *copies))

@@ -10,7 +10,15 @@ from typing import Protocol
 
 import numpy as np
 
-from diffunet.data.base import Place, Range, scale
+from diffunet.data.base import Listing, Place, Range, scale
+
+
+class Pixels(Protocol):
+    """One image (C, H, W) that can be cut: an array, or pixels of which only the part asked for is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, part: tuple[slice, slice, slice], /) -> np.ndarray: ...
 
 
 class Whole(Protocol):
@@ -22,8 +30,10 @@ class Whole(Protocol):
     def value_range(self) -> Range: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def listing(self) -> Listing | None: ...
     def __len__(self) -> int: ...
-    def pixels(self, i: int) -> np.ndarray: ...
+    def pixels(self, i: int) -> Pixels: ...
     def name(self, i: int) -> str: ...
 
 
@@ -32,7 +42,7 @@ class Decoded:
     """Images of any size in memory, in the type they were decoded to (uint8 where 8 bits hold them)."""
 
     arrays: tuple[np.ndarray, ...] = field(repr=False)
-    names: tuple[str, ...] = field(repr=False)
+    listing: Listing
     channels: int
     value_range: Range
     fingerprint: str
@@ -46,7 +56,7 @@ class Decoded:
 
     def name(self, i: int) -> str:
         """Its path."""
-        return self.names[i]
+        return self.listing.path(i)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +81,10 @@ class Patches:
     def fingerprint(self) -> str:
         return f"{self.whole.fingerprint} in parts of {self.crop}"
 
+    @property
+    def listing(self) -> Listing | None:
+        return self.whole.listing
+
     def __len__(self) -> int:
         return len(self.whole)
 
@@ -88,5 +102,5 @@ class Patches:
         """Path of image i."""
         return self.whole.name(i)
 
-    def _part(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
+    def _part(self, pixels: Pixels, top: int, left: int) -> np.ndarray:
         return scale(pixels[:, top : top + self.crop, left : left + self.crop], self.value_range)

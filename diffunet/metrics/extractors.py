@@ -1,4 +1,6 @@
-"""What the distances look at: a named extractor turns images (N, C, H, W) in [-1, 1] into features (N, D).
+"""What the distances look at: a named extractor turns images (N, C, *S) in [-1, 1] into features (N, D).
+
+Signals and volumes are images here, with one side or three.
 
 Numbers of two extractors cannot be compared, nor those of two classifiers trained on other images; `name` says which.
 """
@@ -32,7 +34,7 @@ _ELSE = "use --evaluate.extractor random_conv"
 
 @dataclass(frozen=True, eq=False)
 class RealImages:
-    """The images of a run: (N, C, H, W) float in [-1, 1], with (N,) int64 labels from 0 up where there are any."""
+    """The images of a run: (N, C, *S) float in [-1, 1], with (N,) int64 labels from 0 up where there are any."""
 
     train: Tensor
     train_labels: Tensor | None
@@ -54,11 +56,11 @@ class Extractor(ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, D)."""
+        """(B, C, *S) in [-1, 1] -> (B, D)."""
 
     @torch.no_grad()
     def features(self, images: Tensor, batch_size: int) -> Tensor:
-        """(N, C, H, W) in [-1, 1] -> (N, D) float32 on the CPU, `batch_size` images at a time."""
+        """(N, C, *S) in [-1, 1] -> (N, D) float32 on the CPU, `batch_size` images at a time."""
         return torch.cat([self.forward(batch.float()).cpu() for batch in images.split(batch_size)])
 
 
@@ -70,22 +72,28 @@ def _strides(side: int) -> list[int]:
     return strides
 
 
-def _body(channels: int, height: int, width: int) -> nn.Sequential:
+CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the number of sides
+
+
+def _body(channels: int, *sides: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    strides = _strides(max(height, width))
+    strides = _strides(max(sides))
     for i, stride in enumerate(strides):
         out = 32 if i == 0 else 64
-        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.ReLU()]
+        layers += [CONVS[len(sides)](channels, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.ReLU()]
         channels = out
-    places = math.ceil(height / math.prod(strides)) * math.ceil(width / math.prod(strides))
+    places = math.prod(math.ceil(side / math.prod(strides)) for side in sides)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * places, FEATURES), nn.ReLU())
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """The batch moved by at most one pixel either way, the edge repeated."""
-    height, width = images.shape[2:]
-    top, left = torch.randint(3, (2,), generator=generator).tolist()
-    return F.pad(images, (1, 1, 1, 1), mode="replicate")[..., top : top + height, left : left + width]
+    sides = images.shape[2:]
+    corner = torch.randint(3, (len(sides),), generator=generator).tolist()
+    moved = F.pad(images, (1, 1) * len(sides), mode="replicate")
+    for axis, (first, side) in enumerate(zip(corner, sides, strict=True), start=2):
+        moved = moved.narrow(axis, first, side)
+    return moved
 
 
 class Classifier(Extractor):
@@ -140,8 +148,11 @@ class Classifier(Extractor):
         return (guesses == labels).double().mean().item()
 
 
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
 class RandomConv(Extractor):
-    """Four 3x3 convolutions with fixed random weights and ReLU; mean and deviation of each of their 8 channels.
+    """Four convolutions of width 3 with fixed random weights and ReLU; mean and deviation of each of their 8 channels.
 
     For data without labels. It knows nothing of what the images show: it sees sharpness, contrast, noise and local
     texture, so its distances are only relative, between runs on the same data and against the floor.
@@ -149,17 +160,18 @@ class RandomConv(Extractor):
 
     def __init__(self, real: RealImages, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        channels = [real.train.shape[1], 8, 8, 8, 8]
-        shapes = [(c_out, c_in, 3, 3) for c_in, c_out in pairwise(channels)]
+        channels, dims = [real.train.shape[1], 8, 8, 8, 8], real.train.ndim - 2
+        shapes = [(c_out, c_in, *[3] * dims) for c_in, c_out in pairwise(channels)]
         weights = [torch.randn(s, generator=generator) * math.sqrt(2 / math.prod(s[1:])) for s in shapes]
         self.weights = [w.to(real.train.device) for w in weights]
         self.name = f"random_conv ({FEATURES} features, seed {seed})"
 
     def forward(self, images: Tensor) -> Tensor:
         x, features = images, []
+        sides, convolve = tuple(range(2, images.ndim)), CONVOLUTIONS[images.ndim - 2]
         for weight, stride in zip(self.weights, (1, 2, 2, 2), strict=True):
-            x = F.relu(F.conv2d(x, weight, stride=stride, padding=1))
-            features += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+            x = F.relu(convolve(x, weight, stride=stride, padding=1))
+            features += [x.mean(sides), x.std(sides, correction=0)]
         return torch.cat(features, 1)
 
 
@@ -193,6 +205,10 @@ class Inception(Extractor):
         channels = real.train.shape[1]
         if channels not in (1, 3):
             raise ConfigError(f"evaluate.extractor = 'inception' needs 1 or 3 channels, not {channels}; {_ELSE}")
+        if real.train.ndim != 4:
+            raise ConfigError(
+                f"evaluate.extractor = 'inception' needs images, not {real.train.ndim - 2}-D data; {_ELSE}"
+            )
         self.net = _inception().to(real.train.device)
         self.name = f"inception-v3-compat (2048 features, torch-fidelity {fidelity().__version__})"
 

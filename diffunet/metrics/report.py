@@ -106,9 +106,9 @@ def image_count(config: EvaluateConfig, train: int, held_out: int) -> int:
 
 def _check(samples: Tensor, real: RealImages, n: int) -> None:
     shapes = [tuple(images.shape[1:]) for images in (samples, real.held_out, real.train)]
-    if len(shapes[0]) != 3 or len(set(shapes)) > 1:
+    if not 2 <= len(shapes[0]) <= 4 or len(set(shapes)) > 1:
         raise DataError(
-            "evaluation needs samples, held-out and training images of one shape (channels, height, width), "
+            "evaluation needs samples, held-out and training images of one shape (channels, then one to three sides), "
             f"not {', '.join(map(str, shapes))}"
         )
     if len(samples) < n:
@@ -133,9 +133,9 @@ def compare(
     """Measure samples against held-out images, and as many training images against the same held-out images.
 
     Args:
-        samples: (N, C, H, W); the first n are used (see `image_count`), clamped to [-1, 1] as a picture file would.
-        held_out: (M, C, H, W) in [-1, 1]; n of them are drawn with the config's seed where there are more.
-        train: (K, C, H, W) in [-1, 1]; n of them, drawn likewise, make the floor. All count for the nearest one.
+        samples: (N, C, *S); the first n are used (see `image_count`), clamped to [-1, 1] as a picture file would.
+        held_out: (M, C, *S) in [-1, 1]; n of them are drawn with the config's seed where there are more.
+        train: (K, C, *S) in [-1, 1]; n of them, drawn likewise, make the floor. All count for the nearest one.
         train_labels: (K,) int64 or None.
         held_out_labels: (M,) int64 or None.
         sampler: how the samples were made, for the header.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SpatialAttention,
     )
     from diffunet.spec.data import DataConfig, DataInfo
+    from diffunet.spec.ema import EMAConfig
     from diffunet.spec.embeddings import (
         ClassBalanced,
         ClassConfig,
@@ -80,15 +81,7 @@ if TYPE_CHECKING:
         weight_config,
     )
     from diffunet.spec.process import ClipConfig, DynamicClip, PredictionName, ProcessConfig, clip_config
-    from diffunet.spec.run import (
-        EMAConfig,
-        EvaluateConfig,
-        RunConfig,
-        RunSection,
-        SampleConfig,
-        TaskName,
-        TrainConfig,
-    )
+    from diffunet.spec.run import EvaluateConfig, RunConfig, RunSection, SampleConfig, TaskName
     from diffunet.spec.samplers import (
         ArcSampler,
         CFGPlusPlusSampler,
@@ -142,6 +135,7 @@ if TYPE_CHECKING:
         SumLoss,
         TverskyLoss,
     )
+    from diffunet.spec.train import SpikeConfig, TrainConfig
 
 # where names are looked for, in this order: a network is made without the sections of a run
 _HOMES = (
@@ -151,6 +145,7 @@ _HOMES = (
     "levels",
     "network",
     "data",
+    "ema",
     "guidance",
     "objectives",
     "process",
@@ -158,6 +153,7 @@ _HOMES = (
     "samplers",
     "schedules",
     "segmentation",
+    "train",
 )
 
 __all__ = [
@@ -266,6 +262,7 @@ __all__ = [
     "SpacingName",
     "SpatialAttention",
     "Spec",
+    "SpikeConfig",
     "StridedConv",
     "SumLoss",
     "TaskName",

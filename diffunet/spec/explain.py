@@ -48,7 +48,9 @@ def _path(location: tuple[int | str, ...], table: Any) -> Path:
 
 
 def _name(path: Path) -> str:
-    return ".".join(map(str, path))
+    """A key for people; what is no text in it is escaped, since it goes to a terminal."""
+    text = ".".join(map(str, path))[:300]
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def explain(details: list[ErrorDetails], table: dict[str, Any], wrong: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training, sampling, evaluation, and the whole of one config file."""
+"""Sampling, evaluation, and the whole of one config file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from diffunet.spec.base import Count, Pair, Spec, Strings, Whole, contradictions
-from diffunet.spec.data import DataConfig
+from diffunet.spec.base import Count, Spec, Whole, contradictions
+from diffunet.spec.data import SIDES, DataConfig
+from diffunet.spec.ema import EMAConfig
 from diffunet.spec.guidance import GuidanceConfig
 from diffunet.spec.network import NetworkConfig, UNetConfig
 from diffunet.spec.objectives import ObjectiveConfig, clashes
@@ -16,6 +17,7 @@ from diffunet.spec.process import ProcessConfig
 from diffunet.spec.samplers import ArcSampler, SamplerConfig
 from diffunet.spec.schedules import SpacingName
 from diffunet.spec.segmentation import SegmentConfig
+from diffunet.spec.train import TrainConfig
 
 TaskName = Literal["diffusion", "segment"]
 # Sections that only one task has; they are not in the JSON of a run of another one.
@@ -23,48 +25,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "diffusion": ("process", "objective", "sample", "evaluate"),
     "segment": ("segment",),
 }
-
-
-class TrainConfig(Spec):
-    """The loop. `batch_size` is the images of one optimizer step over all ranks and micro-steps."""
-
-    steps: Count = 10_000
-    batch_size: Annotated[int, Field(ge=1, le=2**24)] = 64
-    accumulation: Annotated[int, Field(ge=1, le=2**20)] = Field(1, description="micro-steps of one optimizer step")
-    learning_rate: float = Field(2e-4, gt=0, le=10)
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: Whole = 100
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    betas: Pair = (0.9, 0.999)
-    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    seed: Whole = 0
-    threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="CPU threads; kept on resume")
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    compile: bool = False
-    deterministic: bool = Field(True, description="on a GPU: only operations that give the same bits each time")
-    checkpoint_every: Count = 1000
-    keep_checkpoints: Annotated[int, Field(ge=2, le=1_000_000)] = 2
-    preview_every: Count = 1000
-    held_out_every: Count = 1000
-    held_out_images: Count = 256
-    nonfinite_limit: Count = Field(20, description="skipped steps in a row after which the run stops")
-    trackers: Strings = Field((), description="accelerate trackers: tensorboard, wandb, trackio, ...")
-
-    @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
-        bad = []
-        if self.batch_size % self.accumulation:
-            bad.append(f"batch_size = {self.batch_size} is not divisible by accumulation = {self.accumulation}")
-        bad += [f"betas must lie in [0, 1), not {b}" for b in self.betas if not 0 <= b < 1]
-        contradictions(bad)
-        return self
-
-
-class EMAConfig(Spec):
-    """Average of the weights; step n uses min(decay, (1 + n) / (10 + n)) so that early averages are not noise."""
-
-    decay: float = Field(0.999, ge=0, lt=1)
 
 
 class SampleConfig(Spec):
@@ -76,6 +36,7 @@ class SampleConfig(Spec):
     guidance: GuidanceConfig | None = Field(None, description="scale of classifier-free guidance, or a table")
     batch_size: Count = 64
     preview_images: Annotated[int, Field(ge=1, le=4096)] = 64
+    preview_neighbours: Whole = Field(8192, description="training images among which previews seek copies; 0: none")
 
     @model_validator(mode="after")
     def _check(self) -> SampleConfig:
@@ -169,8 +130,10 @@ def _of_diffusion(config: RunConfig) -> list[str]:
     bad += clashes(config.objective, model, config.process, micro_batch)
     if model.time.kind == "none":
         bad.append("run.task = 'diffusion' needs a network that is told the time, not model.time = 'none'")
-    if model.dims != 2 and config.data.name != "array":
-        bad.append(f"model.dims = {model.dims} needs data.name = 'array', not '{config.data.name}'")
+    if model.dims not in SIDES.get(config.data.name, (2,)):
+        fitting = " or ".join(f"'{name}'" for name, sides in SIDES.items() if model.dims in sides)
+        fitting += " or one of images" if model.dims == 2 else ""
+        bad.append(f"model.dims = {model.dims} needs data.name = {fitting}, not '{config.data.name}'")
     if config.data.name == "pairs":
         bad.append("data.name = 'pairs' needs run.task = 'segment'")
     return bad

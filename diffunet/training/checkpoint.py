@@ -12,18 +12,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from diffunet.errors import CheckpointError, UserError
-from diffunet.storage import fsync_dir, storage_error, write_durable
+from diffunet.errors import CheckpointError, StorageError, UserError
+from diffunet.storage import fsync_dir, patiently, storage_error, write_durable
+from diffunet.training.ranks import Alone
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8})")
 TEMPORARY = re.compile(r"\.(tmp|trash)-\d{8}-\d+")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+T = TypeVar("T")
 
 
 class DamagedError(UserError):
@@ -51,41 +54,69 @@ def seal(fields: Mapping[str, Any]) -> bytes:
     return f'{text[:-1]},"self":"{hashlib.sha256(text.encode()).hexdigest()}"}}'.encode()
 
 
-def write(root: Path, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+def write(
+    root: Path, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any], ranks: Alone | None = None
+) -> Path:
     """Write one checkpoint, complete or not at all, and durable when this returns.
+
+    Each process writes its own files; the main one makes the folder, and the manifest and the visible name after all
+    files are durable. What fails on one process fails on all.
 
     Args:
         root: the folder of checkpoints.
         step: optimizer steps done.
-        files: name -> content.
+        files: name -> content; no two processes have the same name.
         facts: JSON values for the manifest (config hash, data fingerprint, versions).
+        ranks: the processes that write together.
 
     Raises:
         StorageError: full disk (bytes needed and free) or no permission; older checkpoints are untouched.
     """
-    final, temporary = root / f"step-{step:08d}", root / f".tmp-{step:08d}-{os.getpid()}"
-    manifest = {
-        **facts,
-        "format": FORMAT,
-        "step": step,
-        "files": {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()},
-    }
+    ranks = ranks or Alone()
+    final = root / f"step-{step:08d}"
+    temporary = root / f".tmp-{step:08d}-{ranks.tell(os.getpid())}"
+    need = sum(ranks.gather(sum(map(len, files.values()))))
+
+    def together(do: Callable[[], T]) -> list[T]:
+        def told() -> T:
+            try:
+                return do()
+            except OSError as error:
+                raise storage_error(error, final, need) from None
+
+        return ranks.agree(told)
+
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        for name, data in files.items():
-            write_durable(temporary / name, data)
-        write_durable(temporary / "manifest.json", seal(manifest))
-        fsync_dir(temporary)
-        if final.exists():
-            _set_aside(final)
-        os.rename(temporary, final)
-        fsync_dir(root)
-    except OSError as error:
-        raise storage_error(error, final, sum(map(len, files.values()))) from None
+        together(lambda: _begin(temporary) if ranks.main else None)
+        parts = together(lambda: _put(temporary, files))
+        manifest = {**facts, "format": FORMAT, "step": step, "files": {n: e for part in parts for n, e in part.items()}}
+        together(lambda: _finish(temporary, final, manifest) if ranks.main else None)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if ranks.main:
+            shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _begin(temporary: Path) -> None:
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir()
+
+
+def _put(temporary: Path, files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Durable files that no name leads to yet; what the manifest says of them."""
+    for name, data in files.items():
+        patiently(partial(write_durable, temporary / name, data))
+    return {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
+
+
+def _finish(temporary: Path, final: Path, manifest: Mapping[str, Any]) -> None:
+    """The manifest, and then the one rename that makes all of it visible."""
+    patiently(partial(write_durable, temporary / "manifest.json", seal(manifest)))
+    fsync_dir(temporary)
+    if final.exists():
+        _set_aside(final)
+    os.rename(temporary, final)
+    fsync_dir(final.parent)
 
 
 def _set_aside(path: Path) -> None:
@@ -96,13 +127,13 @@ def _set_aside(path: Path) -> None:
     os.rename(path, aside)
 
 
-def rotate(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints: first out of sight by a rename, then file by file.
+def rotate(root: Path, keep: int, pinned: Collection[int | None] = ()) -> None:
+    """Delete all checkpoints but the newest `keep` and the `pinned`: out of sight by a rename, then file by file.
 
     Raises:
         StorageError: one cannot be renamed.
     """
-    for step in steps(root)[:-keep]:
+    for step in (old for old in steps(root)[:-keep] if old not in pinned):
         old, trash = root / f"step-{step:08d}", root / f".trash-{step:08d}-{os.getpid()}"
         try:
             os.rename(old, trash)
@@ -111,16 +142,33 @@ def rotate(root: Path, keep: int) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
+def _listed(root: Path) -> list[Path]:
+    try:
+        return sorted(root.iterdir()) if root.is_dir() else []
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {root}: {error.strerror}; nothing was changed; check the disk and run the same command again"
+        ) from None
+
+
 def clean(root: Path) -> None:
-    """Remove what a killed process of ours left behind; foreign files are never touched."""
-    for path in root.iterdir() if root.is_dir() else []:
+    """Remove what a killed process of ours left behind; foreign files are never touched.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    for path in _listed(root):
         if TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(root: Path) -> list[int]:
-    """Steps of the checkpoints in `root`, oldest first, by strict name."""
-    names = [NAME.fullmatch(path.name) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    """Steps of the checkpoints in `root`, oldest first, by strict name.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    names = [NAME.fullmatch(path.name) for path in _listed(root) if path.is_dir()]
     return sorted(int(match[1]) for match in names if match)
 
 

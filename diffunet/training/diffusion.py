@@ -19,8 +19,9 @@ from diffunet.objectives import Objective, first_estimate
 from diffunet.schedules import SCHEDULES
 from diffunet.spec import DataInfo, RunConfig, UNetConfig
 from diffunet.training.indexstream import Noises, Stream
-from diffunet.training.monitor import HeldOutLoss, preview
+from diffunet.training.monitor import Preview, Watch
 from diffunet.training.pairing import PAIRINGS
+from diffunet.training.ranks import Alone
 from diffunet.training.task import Gather, Task
 
 
@@ -43,6 +44,7 @@ class Diffusion(Task[Denoiser]):
         super().__init__(config, split)
         self.objective = Objective.of(config.objective)
         self.pairing = PAIRINGS[config.objective.pairing]
+        self._preview = Preview(config, split)
         self.seen: list[Tensor] = []  # times and losses of the micro-steps of this step, where they are remembered
 
     def check(self) -> None:
@@ -113,11 +115,10 @@ class Diffusion(Task[Denoiser]):
         """Remember it again."""
         self.objective.distribution.restore(tensors)
 
-    def held_out(self, device: torch.device) -> Callable[[Denoiser], dict[str, Any]]:
-        """The loss on held-out images, by time."""
-        assert self.split.held_out is not None, "called only where images are held out"
-        return HeldOutLoss(self.split.held_out, self.config, self.objective, device)
+    def held_out(self, device: torch.device, ranks: Alone) -> Callable[[Denoiser], dict[str, Any]]:
+        """The losses on held-out and on as many training images, by time."""
+        return Watch(self.split, self.config, self.objective, device, ranks)
 
-    def preview(self, model: Denoiser, path: Path, stopped: Callable[[], bool]) -> bool:
-        """A grid of samples from fixed seeds."""
-        return preview(model, self.config, path, stopped)
+    def preview(self, model: Denoiser, path: Path, stopped: Callable[[], bool], ranks: Alone) -> dict[str, Any]:
+        """A grid of samples from fixed seeds, and the training images nearest to them."""
+        return self._preview(model, path, stopped, ranks)

@@ -61,6 +61,12 @@ def index_at(seed: int, position: int, n: int) -> int:
     return int(order(seed, epoch, n)[place])
 
 
+def indices_at(seed: int, first: int, count: int, n: int) -> np.ndarray:
+    """Which of n items stand at `count` positions of the endless stream of epochs, from `first` on."""
+    epochs, places = np.divmod(np.arange(first, first + count), n)
+    return np.concatenate([order(seed, int(epoch), n)[places[epochs == epoch]] for epoch in np.unique(epochs)])
+
+
 class Noises:
     """position -> the noise `eps`, the uniform time draw `u`, and what an objective wants beside them.
 

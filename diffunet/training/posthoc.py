@@ -66,3 +66,11 @@ def weights(stored: Sequence[Profile], wanted: Profile) -> list[float]:
     scale = 1 / np.sqrt(np.diag(A))
     solution, *_ = np.linalg.lstsq(A * scale[:, None] * scale, b * scale, rcond=None)
     return [float(x) for x in solution * scale]
+
+
+def lack(stored: Sequence[Profile], x: Sequence[float], wanted: Profile) -> float:
+    """||p - sum x_i p_i|| / ||p||: how far a sum of stored profiles is from the wanted one (1: as far as nothing)."""
+    profiles, short = [*stored, wanted], np.array([*x, -1.0])
+    products = np.array([[inner(a, b) for b in profiles] for a in profiles])
+    # rounding may leave a little less than nothing
+    return float(np.sqrt(max(0.0, short @ products @ short) / products[-1, -1]))

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 
-from diffunet import data
+from diffunet import data, report
+from diffunet.data.catalogue import catalogue, difference
 from diffunet.errors import CheckpointError, ConfigError, Interrupted, MemoryLimitError, StorageError, UserError
 from diffunet.spec import RunConfig
+from diffunet.storage import write_file
 from diffunet.training import checkpoint as checkpoints
 from diffunet.training import state
+from diffunet.training.environment import environment
+from diffunet.training.keeper import draw_report
 from diffunet.training.log import Log
+from diffunet.training.ranks import Alone, join, on_cpu
 from diffunet.training.runfolder import RunFolder
 from diffunet.training.signals import StopSignals
 from diffunet.training.tasks import TASKS
-from diffunet.training.trainer import Trainer, resolve_precision
+from diffunet.training.trainer import Trainer
 
 Say = Callable[[str], None]
 
@@ -41,139 +47,207 @@ def train(config: RunConfig, path: Path, say: Say = print) -> Path:
     """
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when CUDA starts
-    processes = PartialState(cpu=_on_cpu())
-    folder = RunFolder(path)
-    say = say if processes.is_main_process else _silent
+    ranks, folder = join(config.train.rank_timeout), RunFolder(path)
+    say = say if ranks.main else _silent
     try:
-        if processes.is_main_process:
+        if ranks.main:
             folder.claim()
             folder.adopt(config)
             folder.write_status("starting", folder.read_status().get("step", 0))
         with StopSignals() as signals:
-            return _watched(config, folder, processes, signals, say)
+            return _watched(config, folder, ranks, signals, say)
     finally:
         folder.release()
 
 
-def _watched(config: RunConfig, folder: RunFolder, processes: PartialState, signals: StopSignals, say: Say) -> Path:
+def _watched(config: RunConfig, folder: RunFolder, ranks: Alone, signals: StopSignals, say: Say) -> Path:
     """Train, and leave in status.json how it ended."""
     try:
-        return _train(config, folder, processes, signals, say)
+        return _train(config, folder, ranks, signals, say)
     except UserError as error:
-        _note_end(folder, "interrupted" if isinstance(error, Interrupted) else "failed", error)
+        _note_end(config, folder, "interrupted" if isinstance(error, Interrupted) else "failed", error)
         raise
     except KeyboardInterrupt:
-        _note_end(
-            folder, "interrupted", Interrupted("stopped at once; the steps since the last checkpoint repeat", 130)
-        )
+        at_once = Interrupted("stopped at once; the steps since the last checkpoint repeat", 130)
+        _note_end(config, folder, "interrupted", at_once)
         raise
     except (MemoryError, RuntimeError) as error:
-        reason = (str(error) or "no memory left").splitlines()[0]
-        # torch's CPU allocator reports by a plain RuntimeError
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in reason:
+        meant = _out_of_memory(config, error) or ranks.loss_of(error, config.train.rank_timeout)
+        if meant is None:
             raise
-        full = MemoryLimitError(
-            f"out of memory with train.batch_size = {config.train.batch_size}: {reason[:200]}; "
-            "raise train.accumulation, set model.checkpoint_levels, or use train.precision = 'bf16'"
-        )
-        _note_end(folder, "failed", full)
-        raise full from None
+        _note_end(config, folder, "failed", meant, orphaned=ranks.orphaned)
+        raise meant from None
 
 
-def _on_cpu() -> bool:
-    # accelerate joins CPU ranks into one gloo group only where it is told that the CPU is meant
-    return not torch.accelerator.is_available()
+def _out_of_memory(config: RunConfig, error: Exception) -> MemoryLimitError | None:
+    reason = (str(error) or "no memory left").splitlines()[0]
+    # torch's CPU allocator reports by a plain RuntimeError
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in reason:
+        return None
+    return MemoryLimitError(
+        f"out of memory with train.batch_size = {config.train.batch_size}: {reason[:200]}; "
+        "raise train.accumulation, set model.checkpoint_levels, or use train.precision = 'bf16'"
+    )
 
 
 def _silent(line: str) -> None:
     pass
 
 
-def _note_end(folder: RunFolder, status: str, error: UserError) -> None:
+def _note_end(config: RunConfig, folder: RunFolder, status: str, error: UserError, orphaned: bool = False) -> None:
+    """Write how the run ended; `orphaned` means that the process that would is gone."""
     with suppress(StorageError):  # a full disk must not hide the error that is being noted
-        if not folder.claimed:
+        if not folder.claimed and not orphaned:
             return
         step = folder.read_status().get("step", 0)
         folder.write_status(status, step, exit_code=error.exit_code, code=error.code, message=str(error))
+        kind = "stopped" if status == "interrupted" else "failed"
+        folder.note(kind, step, str(error), exit_code=error.exit_code)
+        _last_report(config, folder, step)
 
 
-def _resume_point(folder: RunFolder, processes: PartialState, say: Say) -> checkpoints.Checkpoint | None:
+def _last_report(config: RunConfig, folder: RunFolder, step: int) -> None:
+    if config.train.report:
+        draw_report(folder, partial(report.write, folder.path), step)
+
+
+def _resume_point(folder: RunFolder, ranks: Alone, say: Say) -> checkpoints.Checkpoint | None:
     """The newest whole checkpoint; the main process verifies, all ranks take the same step."""
-    found: checkpoints.Checkpoint | None = None
-    if processes.is_main_process:
-        checkpoints.clean(folder.checkpoints)
-        found, reasons = checkpoints.newest(folder.checkpoints)
-        for reason in reasons:
-            say(reason)
-        if found is None and folder.weights.exists():  # they are written after the first checkpoint
-            raise CheckpointError(
-                f"{folder.path} holds weights but no checkpoint to go on from; put one back into "
-                f"{folder.checkpoints}, or use --out for a new run"
-            )
-        if found is None and folder.metrics.exists() and folder.metrics.stat().st_size:
-            say("no checkpoint yet: starting again from step 0")
-        folder.cut_metrics(found.step if found else 0)
-    step: list[int | None] = [found.step if found else None]
-    if processes.num_processes > 1:
-        broadcast_object_list(step)
-    if step[0] is None or processes.is_main_process:
-        return found
-    return checkpoints.read(folder.checkpoints, step[0])
+    found = ranks.agree(lambda: _verified(folder, say) if ranks.main else None)[0]
+    step = ranks.tell(found.step if found else None)
+    return found if step is None or ranks.main else checkpoints.read(folder.checkpoints, step)
 
 
-def _train(config: RunConfig, folder: RunFolder, processes: PartialState, signals: StopSignals, say: Say) -> Path:
-    resume = _resume_point(folder, processes, say)
+def _verified(folder: RunFolder, say: Say) -> checkpoints.Checkpoint | None:
+    """What to go on from, with the metrics cut back to it.
+
+    Raises:
+        CheckpointError: there is something to go on from, and none of it is whole.
+    """
+    checkpoints.clean(folder.checkpoints)
+    found, reasons = checkpoints.newest(folder.checkpoints)
+    for reason in reasons:
+        say(reason)
+        folder.note("damaged", found.step if found else 0, reason)
+    if found is None and folder.weights.exists():  # they are written after the first checkpoint
+        raise CheckpointError(
+            f"{folder.path} holds weights but no checkpoint to go on from; put one back into "
+            f"{folder.checkpoints}, or use --out for a new run"
+        )
+    if found is None and folder.metrics.exists() and folder.metrics.stat().st_size:
+        say("no checkpoint yet: starting again from step 0")
+    folder.cut_metrics(found.step if found else 0)
+    return found
+
+
+def _data(
+    config: RunConfig, folder: RunFolder, resume: checkpoints.Checkpoint | None, ranks: Alone, say: Say
+) -> data.Split[Any]:
+    """The data, which must be what the checkpoint was trained on, unless the config allows a change.
+
+    Raises:
+        CheckpointError: it changed.
+    """
     split = data.load(config.data)
     for note in (*split.notes, *(f"left out {bad.path}: {bad.reason}" for bad in split.skipped[:5])):
         say(note)
+    items = catalogue(split.train, split.held_out)
+    if resume is not None and resume.manifest.get("data") != split.train.fingerprint:
+        before = folder.read_items()
+        changes = "its fingerprint differs"
+        if before is not None and items is not None:
+            changes = difference(before, items).removeprefix("data changed: ")
+        if not config.data.allow_change:
+            raise CheckpointError(
+                f"the data changed since {resume.path} was written ({changes}); put the "
+                "old data back to go on exactly, set data.allow_change = true to go on with this, or use --out for a "
+                "new run"
+            )
+        say(f"the data changed ({changes}); going on as data.allow_change says")
+        if ranks.main:
+            folder.note("data_changed", resume.step, changes)
+    if ranks.main:
+        folder.write_data(items, [(bad.path, bad.reason) for bad in split.skipped])
+    return split
+
+
+def _train(config: RunConfig, folder: RunFolder, ranks: Alone, signals: StopSignals, say: Say) -> Path:
+    resume = _resume_point(folder, ranks, say)
+    split = _data(config, folder, resume, ranks, say)
     task = TASKS[config.run.task](config, split)
     for note in task.notes:
         say(note)
-    if resume is not None and resume.manifest.get("data") != split.train.fingerprint:
-        raise CheckpointError(
-            f"the data changed since {resume.path} was written (its fingerprint differs); put the old data back to go "
-            "on exactly, or use --out for a new run"
-        )
-    counters = _counters(config, resume, processes)
+    device = PartialState().device
+    counters = _counters(config, resume, ranks, device)
     torch.set_num_threads(counters.threads)
-    if config.train.deterministic and processes.device.type == "cuda":
+    if config.train.deterministic and device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
-    say(_headline(config, split, counters, processes))
+    headline = _headline(config, split, counters, ranks, device)
+    say(headline)
     accelerator = _accelerator(config, folder, counters.precision)
-    trainer = Trainer(config, folder, task, accelerator, counters, resume, say)
-    if processes.is_main_process:
+    trainer = Trainer(config, folder, task, accelerator, ranks, counters, say)
+    if resume is not None:
+        trainer.load(resume)
+    if ranks.main:
+        about = environment(device, counters.precision, counters.world, counters.threads)
+        write_file(folder.path / "environment.json", (json.dumps(about, indent=2) + "\n").encode())
         folder.write_status("running", counters.step)
+        folder.note("resumed" if resume else "started", counters.step, headline)
     with Log(config, folder, accelerator, counters.step) as log:
         trainer.run(signals, log)
         trainer.save(log)
     accelerator.end_training()
-    if processes.is_main_process:
+    if ranks.main:
         folder.write_status("done", counters.step, exit_code=0)
+        folder.note("finished", counters.step, f"weights: {folder.weights}")
+        _last_report(config, folder, counters.step)
     return folder.weights
 
 
-def _counters(config: RunConfig, resume: checkpoints.Checkpoint | None, processes: PartialState) -> state.Counters:
+def _counters(
+    config: RunConfig, resume: checkpoints.Checkpoint | None, ranks: Alone, device: torch.device
+) -> state.Counters:
     """Where the run stands; a new one settles precision and threads, an old one keeps its own."""
     if resume is not None:
         counters = state.counters_of(resume)
-        resolve_precision(counters.precision, processes.device)
-        counters.world = processes.num_processes
+        resolve_precision(counters.precision, device)
+        counters.world = ranks.count
         return counters
-    precision = resolve_precision(config.train.precision, processes.device)
     threads = config.train.threads or torch.get_num_threads()
-    return state.Counters(precision=precision, threads=threads, world=processes.num_processes)
+    return state.Counters(
+        precision=resolve_precision(config.train.precision, device), threads=threads, world=ranks.count
+    )
 
 
-def _headline(config: RunConfig, split: data.Split[Any], counters: state.Counters, processes: PartialState) -> str:
+def _headline(
+    config: RunConfig, split: data.Split[Any], counters: state.Counters, ranks: Alone, device: torch.device
+) -> str:
     held_out = len(split.held_out) if split.held_out else 0
     where = f"resuming at step {counters.step} (sha ok)" if counters.step else "starting"
     chosen = " (auto)" if config.train.precision == "auto" else ""
     return (
         f"{where}: {len(split.train)} training and {held_out} held-out images of {split.train.about}, "
-        f"{processes.num_processes} process(es) on {processes.device.type}, {counters.threads} threads, "
+        f"{ranks.count} process(es) on {device.type}, {counters.threads} threads, "
         f"precision {counters.precision}{chosen}"
     )
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """auto becomes bf16 where the device computes in it, else no.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError("train.precision = 'fp16' needs a GPU; use 'bf16' or 'no' here")
+    if wanted != "auto":
+        return wanted
+    has = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    }
+    return "bf16" if has.get(device.type, lambda: False)() else "no"
 
 
 def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accelerator:
@@ -188,7 +262,7 @@ def _accelerator(config: RunConfig, folder: RunFolder, precision: str) -> Accele
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no supported trackers")  # said below, as an error
             accelerator = Accelerator(
-                cpu=_on_cpu(), mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path)
+                cpu=on_cpu(), mixed_precision=precision, log_with=trackers or None, project_dir=str(folder.path)
             )
         if trackers:
             if len(accelerator.log_with) != len(trackers):

@@ -1,12 +1,13 @@
-"""The run folder: config.json, status.json, metrics.jsonl, samples/, checkpoints/, weights.safetensors."""
+"""The run folder: config, status, metrics.jsonl, events.jsonl, samples/, checkpoints/, weights.safetensors."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from diffunet.errors import CheckpointError, StorageError
 from diffunet.spec import RunConfig
 from diffunet.storage import storage_error, write_file
 
+LEAVINGS = re.compile(r"\.tmp-(\.probe|[\w.-]+\.(json|png|gif|html|safetensors))-\d+")  # see storage.write_file
+
 
 class RunFolder:
     """One run's files. Only the main process writes."""
@@ -25,6 +28,7 @@ class RunFolder:
         self.path = path
         self.checkpoints, self.samples = path / "checkpoints", path / "samples"
         self.weights, self.metrics = path / "weights.safetensors", path / "metrics.jsonl"
+        self.events = path / "events.jsonl"
         self._lock: FileLock | None = None
 
     def claim(self) -> None:
@@ -39,6 +43,7 @@ class RunFolder:
             (self.path / ".probe").unlink()
             self._lock = FileLock(self.path / ".lock", timeout=0, mode=0o666 & ~_umask())
             self._lock.acquire()
+            self._clear()
         except Timeout:
             status = self.read_status()
             raise StorageError(
@@ -47,6 +52,13 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise storage_error(error, self.path, 27) from None
+
+    def _clear(self) -> None:
+        """Remove the half-written files of a killed process; whoever holds the folder is the only one who writes."""
+        for folder in (self.path, self.samples, self.path / "ema"):
+            for path in folder.glob(".tmp-*"):
+                if LEAVINGS.fullmatch(path.name):
+                    path.unlink()
 
     @property
     def claimed(self) -> bool:
@@ -62,14 +74,13 @@ class RunFolder:
         """Write the resolved config, or refuse where the folder holds a run of another one.
 
         Raises:
-            ConfigError: another config.
-            CheckpointError: the folder's config.json is broken.
+            CheckpointError: another config, or the folder's config.json is broken.
         """
         path = self.path / "config.json"
         # a start that failed before its first step has nothing to lose, and its config may be mended
         begun = self.checkpoints.is_dir() or (self.metrics.exists() and self.metrics.stat().st_size > 0)
-        if path.exists() and begun:
-            configs.check_resume(read_config(self.path), config, self.path)
+        if path.exists() and begun and (changed := configs.check_resume(read_config(self.path), config, self.path)):
+            self.note("config_changed", self.read_status().get("step", 0), changed)
         write_file(path, (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
 
     def write_status(self, state: str, step: int, **facts: Any) -> None:
@@ -94,6 +105,31 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
+
+    def read_items(self) -> dict[str, str] | None:
+        """Name -> digest of the images that the run was trained on; None where that is not known."""
+        try:
+            items = json.loads((self.path / "data.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return items if isinstance(items, dict) else None
+
+    def write_data(self, items: Mapping[str, str] | None, bad: Sequence[tuple[str, str]]) -> None:
+        """Write which images the run is trained on (data.json), and which were left out (bad_files.jsonl)."""
+        if items is not None:
+            write_file(self.path / "data.json", (json.dumps(items, indent=0) + "\n").encode())
+        if bad:
+            lines = "".join(json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in bad)
+            write_file(self.path / "bad_files.jsonl", lines.encode())
+
+    def note(self, kind: str, step: int, message: str, **facts: Any) -> None:
+        """Append what happened to events.jsonl; unlike the metrics it is history, and never cut back."""
+        record = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "kind": kind, "step": step, "message": message, **facts}
+        try:
+            with open(self.events, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise storage_error(error, self.events, 200) from None
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`, and a last line that a kill left half-written."""
@@ -145,7 +181,9 @@ def read_config(folder: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a run folder: it holds no config.json") from None
+        raise CheckpointError(
+            f"{folder} is not a run folder: it holds no config.json; name one, such as runs/digits"
+        ) from None
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is broken ({reason}); restore it, or use --out for a new run") from None

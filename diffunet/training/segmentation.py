@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from diffunet.segmenter import Segmenter
 from diffunet.spec import AugmentConfig, BorderConfig, RunConfig, SegmentInfo
 from diffunet.tiles import fit
 from diffunet.training.indexstream import draw, index_at
+from diffunet.training.monitor import at_rest, peak_memory
+from diffunet.training.ranks import Alone
 from diffunet.training.task import Task
 
 SHOWN = 50  # names of held-out images in a note
@@ -159,11 +162,23 @@ class Segmentation(Task[Segmenter]):
         """The loss of the spec, mean over the batch."""
         return self._loss(model(batch["image"]), batch["classes"], batch.get("weight")).mean()
 
-    def held_out(self, device: torch.device) -> Callable[[Segmenter], dict[str, Any]]:
-        """Loss, Dice of each class and pixel error on whole held-out images."""
-        assert self.split.held_out is not None, "called only where images are held out"
-        most = min(self.config.train.held_out_images, len(self.split.held_out))
-        pairs = self.split.held_out.subset(np.arange(most))
+    def held_out(self, device: torch.device, ranks: Alone) -> Callable[[Segmenter], dict[str, Any]]:
+        """Loss, Dice of each class and pixel error on whole held-out and on as many training images."""
+        parts = {"held_out": self.split.held_out, "seen": self.split.train}
+        known = {name: pairs for name, pairs in parts.items() if pairs is not None}
+        most = min(self.config.train.held_out_images, *map(len, known.values()))
+        scores = {name: self._score(pairs.subset(np.arange(most))) for name, pairs in known.items()}
+
+        def watch(model: Segmenter) -> dict[str, Any]:
+            begun = time.perf_counter()
+            with at_rest(model):
+                found: dict[str, Any] = {name: score(model) for name, score in scores.items()}
+            return found | {"memory": peak_memory(device), "watch_seconds": round(time.perf_counter() - begun, 4)}
+
+        return watch
+
+    def _score(self, pairs: Pairs) -> Callable[[Segmenter], dict[str, Any]]:
+        """Loss, Dice of each class and pixel error on whole images."""
         weights, batch_size = self._weights(pairs), self.config.segment.batch_size
 
         def score(model: Segmenter) -> dict[str, Any]:
@@ -180,16 +195,18 @@ class Segmentation(Task[Segmenter]):
 
         return score
 
-    def preview(self, model: Segmenter, path: Path, stopped: Callable[[], bool]) -> bool:
+    def preview(self, model: Segmenter, path: Path, stopped: Callable[[], bool], ranks: Alone) -> dict[str, Any]:
         """Image, right classes and found classes of the first held-out images (of training images where none are)."""
-        pairs, segment = self.split.held_out or self.split.train, self.config.segment
+        pairs, segment, begun = self.split.held_out or self.split.train, self.config.segment, time.perf_counter()
         rows = []
         for i in range(min(segment.preview_images, len(pairs))):
-            if stopped():
-                return False
+            if ranks.any(int(stopped())):
+                return {}
             image = torch.from_numpy(pairs.image(i))
-            found = model.classes(image, batch_size=segment.batch_size).cpu().numpy()
+            with at_rest(model):
+                found = model.classes(image, batch_size=segment.batch_size).cpu().numpy()
             picture = to_uint8(image[None])[0]
             rows.append([picture, overlay(picture, pairs.classes_of(i)), overlay(picture, found)])
-        save_png(beside(rows), path)
-        return True
+        if ranks.main:
+            save_png(beside(rows), path)
+        return {"preview_seconds": round(time.perf_counter() - begun, 4)}

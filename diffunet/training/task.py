@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from diffunet.data import Split
 from diffunet.spec import RunConfig
+from diffunet.training.ranks import Alone
 
 M = TypeVar("M", bound=nn.Module)
 Gather = Callable[[Tensor], Tensor]  # the tensors (1, ...) of all ranks as one (world, ...)
@@ -76,9 +77,18 @@ class Task(ABC, Generic[M]):
         """Go on from what `state` gave."""
 
     @abstractmethod
-    def held_out(self, device: torch.device) -> Callable[[M], dict[str, Any]]:
-        """A score of a model on the held-out images, a JSON object with at least `loss`; only where there are some."""
+    def held_out(self, device: torch.device, ranks: Alone) -> Callable[[M], dict[str, Any]]:
+        """What is measured of a model from time to time: JSON values that become part of the step's record.
+
+        All processes call it, and may share the work.
+
+        `held_out` (where images are held out) and `seen` (as many training images) are objects with at least `loss`;
+        `memory` is in bytes. The model comes back in the mode that it was in, and no global generator is touched.
+        """
 
     @abstractmethod
-    def preview(self, model: M, path: Path, stopped: Callable[[], bool]) -> bool:
-        """Draw what the model does to a PNG; False where nothing was drawn (a signal came, or there is no picture)."""
+    def preview(self, model: M, path: Path, stopped: Callable[[], bool], ranks: Alone) -> dict[str, Any]:
+        """Draw what the model does to a PNG, which the main process writes; gives JSON values for the step's record.
+
+        They are {} where nothing was drawn (`stopped` said that a signal came, or there is no picture).
+        """

@@ -21,7 +21,8 @@ NOTHING = Guided(None, None, None, None, [], [])
 
 def asked(path: Path, guide: Path | None = None, config: Any = None, **flags: Any) -> Any:
     """The guidance that these flags ask for."""
-    return guidance_of(load(path), SampleConfig(guidance=config), NOTHING._replace(**flags), guide)
+    other = None if guide is None else str(guide)
+    return guidance_of(load(path), SampleConfig(guidance=config), NOTHING._replace(**flags), other, path)
 
 
 def test_flags_are_a_spec_and_go_before_the_config(named: Path) -> None:

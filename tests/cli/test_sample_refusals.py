@@ -27,7 +27,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["--sampler", "ddim", "--option", "eta=2"], "ddim.eta: "),
     (["--option", "eta"], "--option 'eta' should be NAME=VALUE"),
     (["--spacing", "leding"], "did you mean 'leading'?"),
-    (["--ema", "best"], "see diffunet sample --help"),
+    (["--ema", "best"], "has no weights 'best'; there are: ema, raw;"),
     (["--out", "x.jpg"], "name a .png (grid), an .npz (arrays) or a folder"),
     (["--seeds", "5-3"], "3 is below 5"),
     (["--seeds", "a"], "should be like 0-63 or 3,5,8-10"),

@@ -243,12 +243,53 @@ def test_missing_and_empty_data_is_named(tmp_path: Path) -> None:
         array(tmp_path / "x.npz")
 
 
-def test_real_heart_beats_are_signals_with_classes(shared: Path) -> None:
-    split = array(shared / "ecg" / "mitbih_beats.npz", value_range=(-1024, 1024), held_out=0.1)
+def test_an_array_of_the_file_may_say_what_is_held_out(tmp_path: Path) -> None:
+    values = np.arange(5, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    np.savez(tmp_path / "x.npz", images=values, labels=np.arange(5), test=np.array([0, 1, 0, 1, 0]))
+    split = array(tmp_path / "x.npz", held_out_key="test", held_out=0.9)
     assert split.held_out is not None
-    assert (len(split.train), len(split.held_out)) == (17466, 1940)
+    for part, kept in ((split.train, [0, 2, 4]), (split.held_out, [1, 3])):
+        assert [round((part[i][0, 0, 0].item() + 1) * 127.5) for i in range(len(part))] == kept
+    assert split.held_out.labels is not None
+    assert split.held_out.labels.tolist() == [1, 3]
+    assert split.train.classes == split.held_out.classes == ("0", "1", "2", "3", "4")
+    assert split.train.fingerprint != array(tmp_path / "x.npz").train.fingerprint
+
+
+@pytest.mark.parametrize(
+    "parts", [np.zeros(3, int), np.ones(3, int), np.array([0, 1, 2]), np.array([0, 1]), np.array([0, 0.5, 1])]
+)
+def test_a_wrong_part_is_refused(tmp_path: Path, parts: np.ndarray) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8), part=parts)
+    with pytest.raises(DataError, match=r"x\.npz: 'part' \(data\.held_out_key\) must be"):
+        array(tmp_path / "x.npz", held_out_key="part")
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(DataError, match=r"no array data\.held_out_key = 'part'; it has images"):
+        array(tmp_path / "x.npz", held_out_key="part")
+    with pytest.raises(DataError, match=r"is one array, without data\.held_out_key"):
+        saved(tmp_path, np.zeros((3, 4, 4), np.uint8), held_out_key="part")
+
+
+def test_labels_may_have_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4), np.uint8), labels=np.array([0, 1, 1]))
+    assert array(tmp_path / "x.npz", class_names=("cat", "dog", "bird")).train.classes == ("cat", "dog", "bird")
+    with pytest.raises(DataError, match=r"labels run from 0 to 1; expected 0 to 0 \(data\.class_names\)"):
+        array(tmp_path / "x.npz", class_names=("cat",))
+
+
+def test_real_heart_beats_are_signals_with_classes_of_two_groups_of_patients(shared: Path) -> None:
+    path = shared / "ecg" / "mitbih_beats.npz"
+    split = array(path, value_range=(-1024, 1024), held_out_key="split", class_names=("N", "S", "V", "F", "Q"))
+    assert split.held_out is not None
+    assert (len(split.train), len(split.held_out)) == (9554, 9852)
     assert split.train.shape == (1, 256)
-    assert split.train.classes == ("0", "1", "2", "3", "4")
+    assert split.train.classes == ("N", "S", "V", "F", "Q")
+    with np.load(path) as file:
+        records = [set(file["record"][part.indices]) for part in (split.train, split.held_out)]
+    assert (len(records[0]), len(records[1]), len(records[0] & records[1])) == (22, 22, 0)
 
 
 def test_real_strips_have_two_channels(shared: Path) -> None:

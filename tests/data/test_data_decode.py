@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,93 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffunet.data import Split, load
 from diffunet.data.decode import ENDINGS, FORMATS, Plan, Unreadable, decode
 from diffunet.errors import DataError
-from diffunet.spec import DataConfig
+from tests.data.pictures import folder, levels, new, png
 
 PLAN = Plan(3, None, False, (255, 255, 255), 10**6, 255.0, None, False)
 
 
-def folder(path: Path, **options: object) -> Split:
-    return load(DataConfig(name="folder", path=str(path), **{"held_out": 0.0, **options}))  # type: ignore[arg-type]
-
-
-def levels(path: Path, **options: object) -> np.ndarray:
-    """The one image of a folder, (C, H, W), as levels 0..255."""
-    images = folder(path, **options).train
-    assert len(images) == 1
-    return (images[0].astype(np.float64) + 1) * 127.5
-
-
-def png(
-    path: Path, bits: int, colour: int, rows: list[bytes], size: tuple[int, int], *chunks: tuple[bytes, bytes]
-) -> None:
-    """Write a PNG that Pillow cannot write; `rows` without the filter byte."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    head = struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
-    body = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
-    parts = [(b"IHDR", head), *chunks, (b"IDAT", body), (b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-
-
-def new(mode: str, *pixels: object) -> Image.Image:
-    """An image of one row."""
-    image = Image.new(mode, (len(pixels), 1))
-    for i, pixel in enumerate(pixels):
-        image.putpixel((i, 0), pixel)  # type: ignore[arg-type]
-    return image
-
-
-def palette(transparent: bool) -> Image.Image:
-    image = new("P", 0, 1)
-    image.putpalette([200, 100, 50, 10, 20, 30])
-    if transparent:
-        image.info["transparency"] = 0
-    return image
-
-
-RED, PAPER = (255, 0, 0), (40, 80, 120)
-GOLDEN: dict[str, tuple[str, Callable[[], Image.Image], list[tuple[int, ...]]]] = {
-    "L": ("a.png", lambda: new("L", 0, 255), [(0,), (255,)]),
-    "1": ("a.png", lambda: new("1", 0, 1), [(0,), (255,)]),
-    "1 bmp": ("a.bmp", lambda: new("1", 0, 1), [(0,), (255,)]),
-    "pbm": ("a.pbm", lambda: new("1", 0, 255), [(0,), (255,)]),
-    "RGB": ("a.png", lambda: new("RGB", RED, (1, 2, 3)), [RED, (1, 2, 3)]),
-    "RGB webp": ("a.webp", lambda: new("RGB", RED, (1, 2, 3)), [RED, (1, 2, 3)]),
-    "RGB tiff": ("a.tiff", lambda: new("RGB", RED, (1, 2, 3)), [RED, (1, 2, 3)]),
-    "RGB ppm": ("a.ppm", lambda: new("RGB", RED, (1, 2, 3)), [RED, (1, 2, 3)]),
-    "LA": ("a.png", lambda: new("LA", (9, 255), (9, 0)), [(9,), (73,)]),
-    "RGBA": ("a.png", lambda: new("RGBA", (*RED, 255), (*RED, 0)), [RED, PAPER]),
-    "RGBA half": ("a.png", lambda: new("RGBA", (240, 0, 20, 51)), [(80, 64, 100)]),
-    "RGBA webp": ("a.webp", lambda: new("RGBA", (*RED, 255), (*RED, 0)), [RED, PAPER]),
-    "P": ("a.png", lambda: palette(False), [(200, 100, 50), (10, 20, 30)]),
-    "P transparent": ("a.png", lambda: palette(True), [PAPER, (10, 20, 30)]),
-    "GIF transparent": ("a.gif", lambda: palette(True), [PAPER, (10, 20, 30)]),
-    "CMYK tiff": ("a.tif", lambda: new("CMYK", (0, 255, 255, 0), (0, 0, 0, 255)), [RED, (0, 0, 0)]),
-}
-
-
-@pytest.mark.parametrize("case", GOLDEN)
-def test_golden_pixels(tmp_path: Path, case: str) -> None:
-    name, make, expected = GOLDEN[case]
-    image = make()
-    image.save(tmp_path / name, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
-    found = levels(tmp_path, background=PAPER)
-    np.testing.assert_allclose(found[:, 0].T, expected, atol=1e-4)
-
-
-def test_cmyk_jpeg_has_the_right_colour(tmp_path: Path) -> None:
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
-    np.testing.assert_allclose(levels(tmp_path)[:, 8, 8], RED, atol=3)
-
-
-def test_colour_key_of_a_grey_png_is_transparent(tmp_path: Path) -> None:
-    new("L", 7, 8).save(tmp_path / "a.png", transparency=7)
-    np.testing.assert_allclose(levels(tmp_path, background=(50, 50, 50))[0, 0], [50, 8], atol=1e-4)
+RED = (255, 0, 0)
 
 
 def test_grey_is_one_channel_and_colour_three_unless_said_otherwise(tmp_path: Path) -> None:

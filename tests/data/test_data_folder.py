@@ -253,7 +253,7 @@ def test_a_large_folder_is_read_item_by_item_with_the_same_result(
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(hundred / "99.png")
     eager = folder(hundred).train
     monkeypatch.setattr(folder_module, "IN_MEMORY", 0)
-    lazy = folder(hundred).train
+    lazy = folder(hundred, cache="off").train
     assert isinstance(lazy.source, folder_module.Files)
     assert (lazy.shape, lazy.value_range, lazy.fingerprint) == (eager.shape, eager.value_range, eager.fingerprint)
     copy = pickle.loads(pickle.dumps(lazy))
@@ -264,7 +264,7 @@ def test_a_large_folder_is_read_item_by_item_with_the_same_result(
 
 def test_item_by_item_a_damaged_file_is_named_when_it_is_read(hundred: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "IN_MEMORY", 0)
-    train = folder(hundred).train
+    train = folder(hundred, cache="off").train
     spoil(hundred)
     with pytest.raises(DataError, match=r"10\.png cannot be read"):
         train[10]

@@ -72,12 +72,12 @@ def test_a_classifier_without_classes_is_an_error_that_names_the_way_out(labels)
         build(EvaluateConfig(extractor="classifier"), real)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 4), (3, 5, 9), (1, 28, 28), (2, 64, 48), (3, 33, 17)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 4), (3, 5, 9), (2, 64, 48), (3, 33, 17), (2, 300), (1, 9, 5, 17)])
 def test_the_classifier_has_64_features_at_any_size(shape):
     assert _body(*shape)(torch.zeros(2, *shape)).shape == (2, 64)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (2, 33, 20)])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (2, 33, 20), (1, 1), (2, 50), (1, 3, 9, 6)])
 def test_random_conv_has_64_features_for_any_channels_and_size(shape):
     real = unlabelled(6, *shape)
     extractor = build(EvaluateConfig(), real)
@@ -113,7 +113,19 @@ def test_inception_without_weights_says_what_to_save_where(weights_file):
     assert "--evaluate.extractor random_conv" in message
 
 
+def test_the_classifier_tells_signals_apart():
+    """Sines of two frequencies and any phase: easy to learn, and impossible from the mean or the deviation."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (600,), generator=generator)
+    phase = torch.rand(600, 1, 1, generator=generator) * 6.3
+    signals = torch.sin(torch.linspace(0, 20, 48) * (1 + labels[:, None, None]) + phase)
+    real = RealImages(signals[:300], labels[:300], signals[300:], labels[300:])
+    assert build(EvaluateConfig(), real).accuracy >= 0.97
+
+
 def test_inception_takes_grey_or_colour_only():
+    with pytest.raises(ConfigError, match="needs images, not 1-D data"):
+        build(EvaluateConfig(extractor="inception"), unlabelled(2, 3, 8))
     with pytest.raises(ConfigError, match="needs 1 or 3 channels, not 2"):
         build(EvaluateConfig(extractor="inception"), unlabelled(2, 2, 8, 8))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
+from diffunet.training.checkpoint import steps
+from diffunet.training.compare import difference, metrics, tensors
+
+__all__ = ["assert_same_run", "difference", "metrics", "tensors", "write_config"]
 
 CONFIG = """
 [run]
@@ -38,6 +38,7 @@ checkpoint_every = 4
 preview_every = 1000
 held_out_every = 8
 held_out_images = 20
+report = false
 [sample]
 steps = 2
 preview_images = 4
@@ -55,27 +56,8 @@ def write_config(folder: Path, **changes: str) -> Path:
     return path
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the timings, which alone may differ."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in records]
-
-
-def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """Weights, average and moments of a checkpoint."""
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    parts = {
-        name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("network", "ema", "optimizer")
-    }
-    return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-
-
 def assert_same_run(one: Path, other: Path, step: int) -> None:
-    """Losses, held-out losses, weights, EMA and moments of two runs are equal bit for bit."""
-    assert metrics(one) == metrics(other)
-    a, b = tensors(one, step), tensors(other, step)
-    assert a.keys() == b.keys()
-    different = [name for name in a if not torch.equal(a[name], b[name])]
-    assert not different, different
-    x, y = (safetensors.torch.load_file(run / "weights.safetensors") for run in (one, other))
-    assert all(torch.equal(x[name], y[name]) for name in x)
+    """Two runs are equal bit for bit up to their end at `step`: losses, weights, averages, moments, counters."""
+    assert steps(other / "checkpoints")[-1] == step
+    found = difference(one, other)
+    assert found is None, str(found)

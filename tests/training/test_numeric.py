@@ -15,24 +15,23 @@ import torch
 from diffunet import config as configs
 from diffunet import load
 from diffunet.cli import main
-from diffunet.training import trainer
 from diffunet.training.indexstream import index_at
-from diffunet.training.trainer import Trainer, learning_rate
+from diffunet.training.stepper import Stepper, learning_rate
 from tests.training.runs import assert_same_run, metrics, tensors, write_config
 
 
 def spoil(patch: pytest.MonkeyPatch, faults: dict[int, str]) -> None:
     """Make the loss or the gradient of some steps (from 1) what the fault says: `nan loss`, `inf gradient`, ..."""
-    right = Trainer._loss
+    right = Stepper._loss
 
-    def wrong(self: Trainer, *args: Any) -> torch.Tensor:
+    def wrong(self: Stepper, *args: Any) -> torch.Tensor:
         loss, (value, what) = right(self, *args), faults.get(self.counters.step + 1, "1 loss").split()
         if what == "loss":
             return loss * float(value)
         loss.register_hook(lambda gradient: gradient * float(value))
         return loss
 
-    patch.setattr(trainer.Trainer, "_loss", wrong)
+    patch.setattr(Stepper, "_loss", wrong)
 
 
 def train(folder: Path, *flags: str, run: str = "run", **changes: str) -> int:

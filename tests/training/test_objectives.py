@@ -44,7 +44,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_options_train_and_go_on_bit_for_bit(name: str, zygote: Zygote, tmp_path: Path) -> None:
-    config = write_config(tmp_path, checkpoint_every="2", held_out_every="2", steps="4")
+    config = write_config(tmp_path, checkpoint_every="2", preview_every="2", held_out_every="2", steps="4")
     flags = [*" ".join(RUNS[name]).split(), "--train.lr_schedule", "constant"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 

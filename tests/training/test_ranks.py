@@ -89,7 +89,7 @@ def test_both_ranks_end_with_equal_weights(tmp_path: Path) -> None:
         "    run(self, *args)\n"
         f"    name = r'{tmp_path}/rank-' + os.environ['RANK']\n"
         "    safetensors.torch.save_file(dict(self.network.state_dict()), name)\n"
-        "    safetensors.torch.save_file(dict(self.ema.network.state_dict()), name + '-ema')\n"
+        "    safetensors.torch.save_file(self.averages.tensors['ema'], name + '-ema')\n"
         "Trainer.run = noted\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

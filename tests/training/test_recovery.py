@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ import torch
 
 from diffunet.cli import main
 from diffunet.spec import EMAConfig, UNetConfig
+from diffunet.training.averages import Averages
 from diffunet.training.checkpoint import newest, read, seal, write
-from diffunet.training.ema import EMA
 from diffunet.training.runfolder import RunFolder
-from diffunet.training.state import Counters, counters_of, from_checkpoint, to_files
+from diffunet.training.state import Counters, counters_of, from_checkpoint, numbers_of, parts_of, to_files
 from tests import tiny
 from tests.training.conftest import Zygote
 from tests.training.runs import assert_same_run, metrics, tensors, write_config
 
 STEPS, LAST, BEFORE = 24, "step-00000024", "step-00000020"
+LOGS = ("status.json", "events.jsonl")
 
 
 @pytest.fixture
@@ -92,22 +94,22 @@ def test_a_damaged_checkpoint_is_named_and_the_run_still_ends_the_same(
 def test_without_a_whole_checkpoint_a_run_never_starts_over(zygote: Zygote, run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         flip(folder, "ema.safetensors")
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "status.json"}
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in LOGS}
     for _ in range(2):
         said = again(zygote, run, 4)
         assert "error[E-CHECKPOINT]: no valid checkpoint among 2" in said
         assert "Nothing was deleted; restore a copy, or use --out for a new run" in said
-        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "status.json"} == before
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in LOGS} == before
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["code"]) == ("failed", 4, "E-CHECKPOINT")
 
 
 def test_a_run_that_lost_all_its_checkpoints_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run / "checkpoints")
-    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != "status.json"}
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name not in LOGS}
     assert main(["train", str(run.parent / "tiny.toml"), "--out", str(run)]) == 4
     assert "holds weights but no checkpoint to go on from" in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != "status.json"} == before
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name not in LOGS} == before
 
 
 class Canary:
@@ -167,7 +169,7 @@ HOSTILE: list[tuple[dict[str, bytes | None], int, str]] = [
     ({"network__safetensors": pickle.dumps([1])}, 7, "can run code and is not loaded"),
     ({"ema__safetensors": (2**62).to_bytes(8, "little")}, 7, "claims a header of"),
     ({"optimizer__safetensors": b"\x02" + bytes(7) + b"[]"}, 7, "optimizer.safetensors"),
-    ({"network__safetensors": b""}, 4, "too few for a safetensors file"),
+    ({"network__safetensors": b""}, 4, "0 bytes are too few"),
     ({"network__safetensors": None}, 4, "holds no network.safetensors"),
     ({"state__json": None}, 4, "holds no state.json"),
     ({"state__json": b"{}"}, 4, "does not hold the state of a run"),
@@ -207,28 +209,30 @@ def test_a_manifest_without_data_is_other_data(run: Path, capsys: pytest.Capture
 
 def test_state_comes_back_equal_bit_for_bit(tmp_path: Path) -> None:
     """Weights, average, moments, counts and the scaler's numbers, through a checkpoint on disk."""
-    net = tiny.unet()
-    ema, optimizer = EMA(EMAConfig(), net), torch.optim.AdamW(net.parameters(), fused=True)
+    net, config = tiny.unet(), EMAConfig(sigma_rel=(0.05, 0.1))
+    averages, optimizer = Averages(config, net), torch.optim.AdamW(net.parameters(), fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for step in (1, 2, 3):
         net(torch.randn(2, 1, 5), 0.5).square().sum().backward()
         optimizer.step()
-        ema.update(net, step)
-    counters = Counters(step=5, skipped=2, skipped_in_a_row=1, precision="bf16", threads=3, world=2)
-    write(tmp_path, 5, to_files(net, ema, optimizer, scaler, counters), {})
+        averages.update(net, step)
+    counters = Counters(5, 2, 1, precision="bf16", threads=3, world=2, shift=7, rewinds=1)
+    numbers = {"counters": asdict(counters), "scaler": scaler.state_dict()}
+    write(tmp_path, 5, to_files(parts_of(net, averages, optimizer, {}), numbers), {})
     found, _ = newest(tmp_path)
     assert found is not None
     assert counters_of(found) == counters
     other = tiny.unet()
-    other_ema, other_optimizer = EMA(EMAConfig(), other), torch.optim.AdamW(other.parameters(), fused=True)
-    other_scaler = torch.amp.GradScaler("cpu")
-    from_checkpoint(found, other, other_ema, other_optimizer, other_scaler)
-    for a, b in ((net, other), (ema.network, other_ema.network)):
-        assert all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+    other_averages, other_optimizer = Averages(config, other), torch.optim.AdamW(other.parameters(), fused=True)
+    from_checkpoint(found, other, other_averages, other_optimizer)
+    assert all(torch.equal(x, other.state_dict()[name]) for name, x in net.state_dict().items())
+    assert list(averages.tensors) == ["ema", "ema-0.050", "ema-0.100"]
+    for average, values in averages.tensors.items():
+        assert all(torch.equal(x, other_averages.tensors[average][name]) for name, x in values.items())
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         for key, value in optimizer.state[p].items():
             assert torch.equal(value, other_optimizer.state[q][key]), key
-    assert other_scaler.state_dict() == scaler.state_dict()
+    assert numbers_of(found)["scaler"] == scaler.state_dict()
     assert isinstance(net.config, UNetConfig)
 
 

@@ -17,8 +17,8 @@ def test_a_preview_gives_way_to_a_signal(zygote: Zygote, golden: Path, tmp_path:
     run, config = tmp_path / "run", write_config(tmp_path, preview_every="1")
     command = ["train", config, "--out", run, "--sample.steps", "1000", "--sample.preview_images", "512"]
     child = zygote.start(command, tmp_path / "log")
-    wait_for(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) >= 1)
-    time.sleep(0.1)  # into the preview
+    wait_for(lambda: (run / "events.jsonl").exists() and "started" in (run / "events.jsonl").read_text())
+    time.sleep(1)  # through the first step and into its preview, after which its line is written
     begun = time.monotonic()
     child.kill(signal.SIGTERM)
     assert child.wait() == 143

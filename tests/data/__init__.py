@@ -1,0 +1,1 @@
+"""Tests of the data sets: files as they are found, damaged ones included."""
