@@ -183,13 +183,18 @@ def test_on_a_terminal_it_is_renewed_until_the_run_ends(run: Path) -> None:
 
 def test_control_c_leaves_it_quietly(run: Path) -> None:
     status(run, state="running", pid=os.getpid())
-    code = f"from diffunet.cli import main; raise SystemExit(main(['watch', {str(run)!r}]))"
+    # a shell lets what it starts in the background ignore Ctrl-C; a terminal does not
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; from diffunet.cli import main; raise SystemExit(main(['watch', {str(run)!r}]))"
     leader, follower = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=follower, stderr=follower)
-    os.close(follower)
-    while b"RUNNING" not in os.read(leader, 4000):
-        pass
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    with subprocess.Popen([sys.executable, "-c", code], stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        while b"RUNNING" not in os.read(leader, 4000):
+            pass
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
     os.close(leader)
